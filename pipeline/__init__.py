@@ -1,0 +1,12 @@
+"""Modified-BP attributions through the alignment perspective (arXiv 2503.11160): reproduction pipeline and Python API.
+
+Reading order: network.py (trace, record) -> rules.py -> walk.py (gradients, the loop, cascade substitution) -> metrics.py
+-> weights.py, models.py, data.py -> experiments/ -> cell.py, store.py, runner.py -> cli.py, figures/.
+"""
+
+from pipeline.api import attribute, cascade, rule, trace
+from pipeline.errors import UserError
+from pipeline.metrics import alignment
+from pipeline.network import Network
+
+__all__ = ["Network", "UserError", "alignment", "attribute", "cascade", "rule", "trace"]

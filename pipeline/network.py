@@ -56,7 +56,7 @@ class Op:
     module: nn.Module | None = None
     unit: int = 0
     first: bool = False
-    normalised: bool = False
+    norm: str = ""  # the BatchNorm that followed it
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -192,9 +192,9 @@ def trace(
     return Network(module, tuple(ops), output, layer_names, bounds)
 
 
-def fold_batch_norm(module: fx.GraphModule, how: str) -> set[str]:
-    """Merge each BatchNorm into the convolution or linear layer before it, exactly (in float64); names of those layers."""
-    modules, normalised = dict(module.named_modules()), set()
+def fold_batch_norm(module: fx.GraphModule, how: str) -> dict[str, str]:
+    """Merge each BatchNorm into the convolution or linear layer before it, exactly (in float64); {layer: its BatchNorm}."""
+    modules, normalised = dict(module.named_modules()), {}
     for node in list(module.graph.nodes):
         norm = modules.get(str(node.target)) if node.op == "call_module" else None
         if not isinstance(norm, BATCH_NORM):
@@ -213,7 +213,7 @@ def fold_batch_norm(module: fx.GraphModule, how: str) -> set[str]:
             kept = layer.weight.dtype
             layer.weight = nn.Parameter(weight.to(kept, memory_format=torch.preserve_format), requires_grad=False)
             layer.bias = nn.Parameter(bias.to(kept), requires_grad=False)
-        normalised.add(before.target)
+        normalised[before.target] = str(node.target)
         node.replace_all_uses_with(before)
         module.graph.erase_node(node)
     module.graph.lint()
@@ -222,7 +222,7 @@ def fold_batch_norm(module: fx.GraphModule, how: str) -> set[str]:
     return normalised
 
 
-def lower(module: fx.GraphModule, normalised: set[str]) -> tuple[list[Op], int]:
+def lower(module: fx.GraphModule, normalised: dict[str, str]) -> tuple[list[Op], int]:
     """The fx graph as operations, and the position of the output. An in-place operation renames what it overwrites."""
     modules = dict(module.named_modules())
     position: dict[fx.Node, int] = {}
@@ -250,7 +250,7 @@ def lower(module: fx.GraphModule, normalised: set[str]) -> tuple[list[Op], int]:
     raise UserError("the model returns nothing")
 
 
-def lower_node(node: fx.Node, modules: dict[str, nn.Module], position: dict[fx.Node, int], output: int, normalised: set[str]) -> tuple[Op, fx.Node | None]:
+def lower_node(node: fx.Node, modules: dict[str, nn.Module], position: dict[fx.Node, int], output: int, normalised: dict[str, str]) -> tuple[Op, fx.Node | None]:
     """One operation and, if it works in place, the node that it overwrites. Raises UserError for one that is not known."""
     tensors = [n for n in node.all_input_nodes]
     place = {n: i for i, n in enumerate(tensors)}
@@ -315,7 +315,7 @@ def lower_node(node: fx.Node, modules: dict[str, nn.Module], position: dict[fx.N
         call = torch.add
     if kind == "mean":
         settings = {"dim": node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")}
-    op = Op(kind, tuple(position[n] for n in tensors), output, call, where, target if isinstance(target, nn.Module) else None, settings=settings, normalised=node.target in normalised)
+    op = Op(kind, tuple(position[n] for n in tensors), output, call, where, target if isinstance(target, nn.Module) else None, settings=settings, norm=normalised.get(str(node.target), "") if node.op == "call_module" else "")
     return op, (tensors[0] if inplace else None)
 
 

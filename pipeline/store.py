@@ -1,8 +1,146 @@
-import os, tempfile
+"""Tables on disk: written whole or not at all, read only if whole.
+
+results/<experiment>/<key>/{table.parquet, config.yaml, manifest.json[, *.safetensors]}. A cell under way keeps its finished
+parts in results/<experiment>/.work/<key>/. The manifest is written last and holds the table's checksum.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from collections.abc import Callable
-def save_atomically(path: Path, write: Callable[[Path], None]) -> None:
+from typing import Any
+
+import pandas as pd
+import safetensors.torch
+import yaml
+from torch import Tensor
+
+from pipeline.cell import Cell
+from pipeline.errors import UserError
+
+SCHEMA = 1  # of the manifest and the folder
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an experiment returns for one cell: rows, named tensors to keep beside them, and facts for the manifest."""
+
+    table: pd.DataFrame
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def save_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under a temporary name, flush it to disk, rename it: it appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write(temporary)
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(temporary)
+        flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checksum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Store:
+    root: Path  # the output folder
+
+    def check_writable(self) -> None:
+        """Raises UserError if nothing can be written below the output folder."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = self.root / f".probe.{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"the output folder {self.root} can't be written ({error.strerror}); set run.output to one that can") from None
+
+    def folder(self, cell: Cell) -> Path:
+        return self.root / "results" / cell.experiment.name / cell.key
+
+    def table_path(self, cell: Cell) -> Path:
+        return self.folder(cell) / "table.parquet"
+
+    def work(self, cell: Cell) -> Path:
+        """Where a cell under way keeps what it would not like to lose."""
+        return self.root / "results" / cell.experiment.name / ".work" / cell.key
+
+    def manifest(self, cell: Cell) -> dict[str, Any] | None:
+        """The manifest of a finished cell; None if the cell is not there, not whole, or of another schema."""
+        try:
+            manifest = json.loads((self.folder(cell) / "manifest.json").read_text())
+            whole = manifest["schema"] == SCHEMA and checksum(self.table_path(cell)) == manifest["table"]
+        except (OSError, ValueError, KeyError):
+            return None
+        return manifest if whole else None
+
+    def read(self, cell: Cell) -> pd.DataFrame:
+        return pd.read_parquet(self.table_path(cell))
+
+    def part(self, cell: Cell, number: int) -> Path:
+        return self.work(cell) / f"part-{number:05d}.parquet"
+
+    def write_part(self, cell: Cell, number: int, table: pd.DataFrame) -> None:
+        save_atomically(self.part(cell, number), lambda path: table.to_parquet(path, index=False))
+
+    def read_parts(self, cell: Cell, count: int) -> pd.DataFrame:
+        return pd.concat([pd.read_parquet(self.part(cell, n)) for n in range(count)], ignore_index=True)
+
+    def finish(self, cell: Cell, result: Result, manifest: dict[str, Any]) -> None:
+        """Put the whole cell in place. Two writers are harmless: the last one wins."""
+        folder, temporary = self.folder(cell), self.folder(cell).with_name(f".{cell.key}.{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            result.table.to_parquet(temporary / "table.parquet", index=False)
+            for name, tensors in result.tensors.items():
+                safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / f"{name}.safetensors")
+            (temporary / "config.yaml").write_text(yaml.safe_dump(cell.describe(), sort_keys=False))
+            manifest = {"schema": SCHEMA, "table": checksum(temporary / "table.parquet"), **manifest, "facts": result.facts}
+            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+            for file in temporary.iterdir():
+                flush(file)
+            old = self.folder(cell).with_name(f".{cell.key}.{os.getpid()}.old")
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(folder, old)
+            os.rename(temporary, folder)
+            flush(folder.parent)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(self.work(cell), ignore_errors=True)
+
+    @contextlib.contextmanager
+    def lock(self, cell: Cell, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Keep other processes from computing the same cells meanwhile; only saves work, so a file system without locks is fine."""
+        path = self.root / "results" / cell.experiment.name / ".locks" / cell.shared_key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:
+                pass
+            yield

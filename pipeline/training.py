@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.seeds import derived_seed
 from pipeline.store import save_atomically
 
 
@@ -60,11 +60,6 @@ class LabelledImages:
         mean = torch.tensor(self.mean, device=pixels.device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(1, -1, 1, 1)
         return ((pixels.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
-def derived_seed(*key: int) -> int:
-    """A 63-bit seed from integers, well mixed."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
 def one_cycle(step: int, steps: int, peak: float, warmup: float) -> float:

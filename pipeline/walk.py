@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.network import LINEAR, RELU, Op, Record, memory_format
 from pipeline.rules import GRAD, Activation, FirstLayer, Rule, ZPlus
 
+Readers = list[list[tuple[int, int]]]  # for each branch, the (index of the rule, N) that it answers
 CHUNK_BYTES = 32 * 2**20  # branches go down together while their largest map stays below this: reused, not fresh, memory
 
 
@@ -77,9 +78,10 @@ def transpose(r: Tensor, weight: Tensor, op: Op, shape: Sequence[int]) -> Tensor
     if op.kind == "linear":
         return r @ weight
     m = op.module
-    size = (r.shape[0], *shape[1:])
     padding = symmetric_padding(m, op.where)
-    return torch.nn.grad.conv2d_input(size, weight, r, m.stride, padding, m.dilation, m.groups)  # type: ignore[union-attr,arg-type]
+    # torch.nn.grad.conv2d_input costs a copy of the input's size; here it only gives its shape and is never touched
+    like = torch.empty((r.shape[0], *shape[1:]), dtype=r.dtype, device=r.device, memory_format=memory_format(r.device))
+    return torch.ops.aten.convolution_backward(r, like, weight, None, m.stride, padding, m.dilation, False, [0, 0], m.groups, [True, False, False])[0]  # type: ignore[union-attr]
 
 
 def symmetric_padding(m, where: str) -> tuple[int, ...]:
@@ -111,7 +113,11 @@ def linear_gradient(r, record, op):
 
 
 def relu_gradient(r, record, op):
-    return ((branches(r, record) * record.mask(op)).flatten(0, 1),)
+    # reads A itself: a bool mask is turned into floats at every multiplication
+    k, a = branches(r, record), record.values[op.output]
+    if op.kind == "relu6":
+        return (torch.ops.aten.hardtanh_backward(k, a, 0, 6).flatten(0, 1),)
+    return (torch.ops.aten.threshold_backward(k, a, 0).flatten(0, 1),)
 
 
 def identity_gradient(r, record, op):
@@ -169,39 +175,42 @@ def adaptive_avg_pool_gradient(r, record, op):
 
 
 def max_pool_gradient(r, record, op):
-    k, (h, w) = branches(r, record), record.values[op.inputs[0]].shape[-2:]
-    ph, pw = r.shape[-2:]
-    if h % ph == 0 and w % pw == 0 and windows_tile(record, op, h // ph, w // pw):
-        routing = pool_routing(record, op, h, w)  # (B, C, ph, h/ph, pw, w/pw)
-        spread = k[..., :, None, :, None] * routing
-        return (spread.reshape(r.shape[0], r.shape[1], h, w),)
-    flat = r.new_zeros((*k.shape[:3], h * w))
-    index = record.argmax[op.output].flatten(2).expand(*k.shape[:3], -1)
-    flat.scatter_add_(3, index, k.flatten(3))
-    out = flat.view(input_shape(r, record, op))
-    return (out.contiguous(memory_format=memory_format(r.device)),)
+    shape = input_shape(r, record, op)
+    routing = pool_routing(record, op)
+    if routing is None:  # windows overlap
+        flat = r.new_zeros((*shape[:2], shape[2] * shape[3]))
+        index = record.argmax[op.output].flatten(2)
+        branches(flat, record).scatter_add_(3, index.expand(r.shape[0] // len(index), *index.shape), branches(r.flatten(2), record))
+        return (flat.view(shape).contiguous(memory_format=memory_format(r.device)),)
+    out = torch.empty(shape, dtype=r.dtype, device=r.device, memory_format=memory_format(r.device))
+    window = r.shape[-2:]
+    torch.mul(branches(r, record)[..., :, None, :, None], tiles(routing, window), out=branches(tiles(out, window), record))
+    return (out,)
 
 
-def windows_tile(record: Record, op: Op, height: int, width: int) -> bool:
-    """Whether each maximum lies within its own height x width tile, so that routing is a mask on tiles."""
-    key = ("tiles", op.output)
-    if key not in record.cache:
-        index, w = record.argmax[op.output], record.values[op.inputs[0]].shape[-1]
-        rows = torch.arange(index.shape[-2], device=index.device).view(-1, 1)
-        columns = torch.arange(index.shape[-1], device=index.device)
-        record.cache[key] = ((index // w // height == rows) & (index % w // width == columns)).all()
-    return bool(record.cache[key])
+def tiles(value: Tensor, count: Sequence[int]) -> Tensor:
+    """(..., h, w) -> (..., rows, h / rows, columns, w / columns), a view; count = (rows, columns)."""
+    return value.unflatten(-1, (count[1], -1)).unflatten(-3, (count[0], -1))
 
 
-def pool_routing(record: Record, op: Op, h: int, w: int) -> Tensor:
-    """Which input of each tile was the maximum, bool (B, C, ph, h/ph, pw, w/pw)."""
-    key = ("routing", op.output)
-    if key not in record.cache:
-        index = record.argmax[op.output]
-        ph, pw = index.shape[-2:]
-        position = torch.arange(h * w, device=index.device).view(ph, h // ph, pw, w // pw)
-        record.cache[key] = index[..., :, None, :, None] == position
-    return record.cache[key]
+def pool_routing(record: Record, op: Op) -> Tensor | None:
+    """1 where an input was the maximum of its window, (B, C, h, w); None if some window's maximum lies outside its own tile.
+
+    Floats, since a bool would be turned into them at each use.
+    """
+    if (key := ("routing", op.output)) not in record.cache:
+        index, a = record.argmax[op.output], record.values[op.inputs[0]]
+        (rows, columns), (h, w) = index.shape[-2:], a.shape[-2:]
+        routing = a.new_empty(0)
+        if h % rows == 0 and w % columns == 0:
+            position = torch.arange(h * w, device=index.device).view(h, w)
+            hit = torch.empty_like(a, dtype=torch.bool)
+            torch.eq(index[..., :, None, :, None], tiles(position, index.shape[-2:]), out=tiles(hit, index.shape[-2:]))
+            if hit.count_nonzero() == index.numel():
+                routing = hit.to(a.dtype)
+        record.cache[key] = routing
+    routing = record.cache[key]
+    return routing if routing.numel() else None
 
 
 GRADIENTS: dict[str, Callable[[Tensor, Record, Op], Sequence[Tensor]]] = {
@@ -285,47 +294,51 @@ def cascade(record: Record, rules: Sequence[Rule], target: Tensor | None = None,
     at each layer they leave a branch that goes on with the plain gradient. N = 0 is the gradient, shared by all.
     For Activation, R_N starts from A_{L-N}, and N stops at L - 1. Maps come in no particular order; use them at once.
     """
-    depth, gradient = record.network.depth, one_hot(record, target)
+    depth, gradient, batch = record.network.depth, one_hot(record, target), record.x.shape[0]
     owners: dict[Rule, list[int]] = {}
     for index, rule in enumerate(rules):
         owners.setdefault(above_first_layer(rule), []).append(index)
     chains = {shared: shared.start(gradient, record.logits) for shared in owners if not isinstance(shared, Activation)}
-    everyone = list(range(len(rules)))
-    stack, labels = gradient, [(everyone, 0)]
+    parts, readers = [gradient], [[(index, 0) for index in range(len(rules))]]  # the branches, and who reads each
     for layer in range(depth, 0, -1):
-        if layer < depth:
-            joining = {shared: r for shared, r in chains.items()}
-            joining |= {shared: record.activation(layer) for shared in owners if isinstance(shared, Activation)}
-            stack = torch.cat([stack, *joining.values()])
-            labels += [(owners[shared], depth - layer) for shared in joining]
+        joining = chains | {shared: record.activation(layer) for shared in owners if isinstance(shared, Activation)}
+        for shared, r in joining.items() if layer < depth else ():
+            reading = [(index, depth - layer) for index in owners[shared]]
+            if layer == depth - 1 and parts and torch.equal(r, parts[0][:batch]):  # no ReLU above: still the gradient
+                readers[0] += reading
+            else:
+                parts.append(r)
+                readers.append(reading)
+        stack = torch.cat(parts) if len(parts) > 1 else parts[0]
         if largest_map(record, layer, stack) > chunk_bytes:
-            yield from descend(record, layer, stack, labels, chunk_bytes)
-            stack, labels = stack[:0], []
+            yield from descend(record, layer, stack, readers, chunk_bytes)
+            parts, readers = [], []
         else:
-            stack = step(record, layer, stack)
+            parts = [step(record, layer, stack)]
         if layer > 1:
             chains = {shared: step(record, layer, r, shared) for shared, r in chains.items()}
-    yield from unstack(record, stack, labels)
+    if parts:
+        yield from unstack(record, parts[0], readers)
     for shared, r in chains.items():
         for index in owners[shared]:
             yield index, depth, step(record, 1, r, rules[index])
 
 
-def descend(record: Record, layer: int, stack: Tensor, labels: list, chunk_bytes: int) -> Iterator[tuple[int, int, Tensor]]:
+def descend(record: Record, layer: int, stack: Tensor, readers: Readers, chunk_bytes: int) -> Iterator[tuple[int, int, Tensor]]:
     """Branches waiting at A_layer, down to the input in chunks whose maps stay below `chunk_bytes` where they can."""
     if layer == 0:
-        yield from unstack(record, stack, labels)
+        yield from unstack(record, stack, readers)
         return
     batch = record.x.shape[0]
-    size = max(1, int(chunk_bytes * len(labels) / largest_map(record, layer, stack)))
-    for at in range(0, len(labels), size):
+    size = max(1, chunk_bytes * len(readers) // largest_map(record, layer, stack))
+    for at in range(0, len(readers), size):
         chunk = step(record, layer, stack[at * batch : (at + size) * batch])
-        yield from descend(record, layer - 1, chunk, labels[at : at + size], chunk_bytes)
+        yield from descend(record, layer - 1, chunk, readers[at : at + size], chunk_bytes)
 
 
-def unstack(record: Record, stack: Tensor, labels: list) -> Iterator[tuple[int, int, Tensor]]:
-    for maps, (indices, n) in zip(stack.split(record.x.shape[0]), labels, strict=False):
-        for index in indices:
+def unstack(record: Record, stack: Tensor, readers: Readers) -> Iterator[tuple[int, int, Tensor]]:
+    for maps, reading in zip(stack.split(record.x.shape[0]), readers, strict=True):
+        for index, n in reading:
             yield index, n, maps
 
 

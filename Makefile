@@ -1,0 +1,39 @@
+# make fig2                          draw Fig. 2 (environment in .venv/, demo profile)
+# make fig2 PROFILE=laptop ARGS="run.device=cuda"
+# make fig2 PYTHON=python            use the environment you are in
+
+PROFILE ?= demo
+ARGS ?=
+VENV := .venv
+ifdef PYTHON
+READY :=
+else
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready
+endif
+FIGURES := $(patsubst conf/figure/%.yaml,%,$(wildcard conf/figure/*.yaml))
+
+.PHONY: help test lint env $(FIGURES)
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@echo "make FIGURE   draw a figure into outputs/figures: $(FIGURES)"
+	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## (.*)/make \1 \t\2/' | expand -t 14
+	@echo "options: PROFILE=demo|laptop|paper  PYTHON=python (no .venv)  ARGS=\"data.limit=4 run.device=cuda\""
+
+$(FIGURES): $(READY)
+	$(PYTHON) -m pipeline figure=$@ profile=$(PROFILE) $(ARGS)
+
+test: $(READY) ## run the tests
+	$(PYTHON) -m pytest -q $(ARGS)
+
+lint: $(READY) ## check format, style and types
+	$(PYTHON) -m ruff format --check . && $(PYTHON) -m ruff check . && $(PYTHON) -m pyright
+
+env: $(READY) ## make the environment in .venv/
+
+$(VENV)/.ready: pyproject.toml
+	python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: python3.12 -m venv $(VENV) && $(VENV)/bin/pip install -e .[test], then make fig2 PYTHON=$(VENV)/bin/python")'
+	python3 -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	touch $@

@@ -1,0 +1,172 @@
+"""The command line: Hydra composes, this module parses once into typed settings and dispatches. Nothing else knows Hydra.
+
+Every complaint ends as one sentence on stderr and a non-zero exit; stdout carries the paths of what was made.
+"""
+
+import dataclasses
+import difflib
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import hydra
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.cell import Cell, Choice, Dtype, points
+from pipeline.conf import CONF
+from pipeline.data import DATA
+from pipeline.errors import UserError
+from pipeline.experiments import EXPERIMENTS
+from pipeline.models import MODELS
+from pipeline.rules import RULES
+from pipeline.runner import Run, draw_figure, run_cells
+from pipeline.weights import WEIGHTS
+
+GROUPS: dict[str, Mapping[str, Any]] = {
+    "experiment": {name: experiment.options for name, experiment in EXPERIMENTS.items()},
+    "model": MODELS,
+    "weights": WEIGHTS,
+    "rule": RULES,
+    "data": DATA,
+}
+SCOPED = re.compile(rf"^({'|'.join([*RULES, *EXPERIMENTS])})\.(\w+=.*)$")  # rectgrad.quantile=0.8 concerns that rule alone
+
+
+@dataclass(frozen=True)
+class Root:
+    seed: int
+    dtype: Dtype
+    target: str
+
+
+@dataclass(frozen=True)
+class Profile:
+    """overrides: for every cell; trained: the overrides that select really trained weights; seeds: of the random weights."""
+
+    overrides: dict[str, Any]
+    trained: dict[str, Any]
+    seeds: list[int]
+
+
+@dataclass(frozen=True)
+class Sweeps:
+    """A figure's cells: sweeps by name, each a rectangular product of overrides."""
+
+    sweeps: dict[str, dict[str, Any]]
+
+
+def parse(node: Any, schema: type, where: str) -> Any:
+    """A config node -> an instance of the dataclass `schema`. Raises UserError for unknown fields, wrong types, values out of range."""
+    fields = [f.name for f in dataclasses.fields(schema)]
+    given = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
+    unknown = [str(key) for key in given if key not in fields]  # type: ignore[union-attr]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], fields, n=1)
+        raise UserError(f"{where} has no setting '{unknown[0]}'; " + (f"did you mean {close[0]}?" if close else f"it has {', '.join(fields) or 'none'}"))
+    missing = [f for f in fields if f not in given or given[f] == "???"]  # type: ignore[index]
+    if missing:
+        raise UserError(f"{where} lacks the setting '{missing[0]}'; add it")
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given))
+    except (OmegaConfBaseException, ValueError) as error:
+        field = re.search(r"full_key: (\S+)", str(error))
+        raise UserError(f"{where}: {f'{field[1]}: ' if field else ''}{str(error).strip().splitlines()[0]}; correct it") from None
+
+
+def parse_cell(cfg: DictConfig, choices: Mapping[str, Any]) -> Cell:
+    parsed = {}
+    for group, registry in GROUPS.items():
+        name = choices[group]
+        node = OmegaConf.to_container(cfg[group], resolve=True)
+        for key, value in (OmegaConf.to_container(cfg.scoped).get(name) or {}).items():  # type: ignore[union-attr]
+            node[key] = value  # type: ignore[index]
+        parsed[group] = Choice(name, parse(node, registry[name], f"{group}={name}"))
+    root = parse({k: cfg[k] for k in ("seed", "dtype", "target")}, Root, "the configuration")
+    return Cell(**parsed, spec=EXPERIMENTS[choices["experiment"]], seed=root.seed, dtype=root.dtype, target=root.target)
+
+
+def with_seed(cell: Cell, seed: str) -> Cell:
+    root = parse({"seed": seed, "dtype": cell.dtype, "target": cell.target}, Root, "the configuration")
+    return dataclasses.replace(cell, seed=root.seed)
+
+
+def figure_cells(sweeps: Sweeps, profile: Profile, user: list[str]) -> dict[str, list[Cell]]:
+    """Every point of every sweep, composed by itself; precedence: root < profile < figure < user."""
+    found: dict[str, list[Cell]] = {}
+    parsed: dict[tuple[str, ...], Cell] = {}
+    for name, sweep in sweeps.sweeps.items():
+        cells: dict[str, Cell] = {}
+        for point in points(sweep):
+            overrides = {**{k: str(v) for k, v in profile.overrides.items()}, **point, **dict(o.split("=", 1) for o in user)}
+            seed = overrides.pop("seed", None)  # a plain number: no need to compose anew for each
+            key = tuple(f"{k}={v}" for k, v in overrides.items())
+            if key not in parsed:
+                cfg = compose("config", overrides=list(key), return_hydra_config=True)
+                parsed[key] = parse_cell(cfg, cfg.hydra.runtime.choices)
+            cell = parsed[key] if seed is None else with_seed(parsed[key], seed)
+            cells[cell.key] = cell
+        found[name] = list(cells.values())
+    return found
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def app(cfg: DictConfig) -> None:
+    try:
+        dispatch(cfg, HydraConfig.get())
+    except UserError as error:
+        sys.exit(f"error: {error}")  # here and not in main: Hydra adds lines of its own to exceptions
+
+
+def dispatch(cfg: DictConfig, hydra_config: Any) -> None:
+    """Compute one table or draw one figure, and print its path."""
+    choices = hydra_config.runtime.choices
+    unknown = [str(key) for key in cfg if key not in (*GROUPS, "seed", "dtype", "target", "scoped", "run", "profile", "figure")]
+    if unknown:
+        raise UserError(f"there is no setting '{unknown[0]}'; see python -m pipeline --help")
+    run = parse(cfg.run, Run, "run")
+    if choices.get("figure") in (None, "null"):
+        print(run_cells([parse_cell(cfg, choices)], run)[0])
+        return
+    user = [o for o in hydra_config.overrides.task if not o.startswith(("figure=", "profile="))]
+    profile = parse(cfg.profile, Profile, f"profile={choices['profile']}")
+    sweeps = figure_cells(parse(cfg.figure, Sweeps, f"figure={choices['figure']}"), profile, user)
+    pdf = draw_figure(choices["figure"], sweeps, choices["profile"], run)
+    print(pdf.with_suffix(".csv"), pdf.with_suffix(".png"), pdf, sep="\n")
+
+
+def sentence(error: BaseException) -> str:
+    """A Hydra error as one sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines) or type(error).__name__
+    found = re.search(r"Could not find '(\w+)/([^']*)'", text)
+    if found:
+        group, name = found.groups()
+        options = sorted(GROUPS.get(group, [])) or sorted(f.stem for f in (CONF / group).glob("*.yaml"))
+        return f"{group} has no option '{name}'; choose one of {', '.join(options)}"
+    found = re.search(r"Key '([^']*)' is not in struct|Could not override '([^']*)'", text)
+    if found:
+        key = next(g for g in found.groups() if g)
+        full = re.search(r"full_key: (\S+)", text)
+        return f"there is no setting '{full[1] if full else key}'; see python -m pipeline --cfg job for those there are"
+    return text.rstrip(".") + "; see python -m pipeline --help"
+
+
+def main() -> None:
+    """Run the command line; one sentence and exit code 1 for what the user can mend, 130 when interrupted."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
+    arguments = [SCOPED.sub(r"+scoped.\1.\2", arg) for arg in sys.argv[1:]]
+    sys.argv[1:] = sorted(arguments, key=lambda arg: arg not in ("-m", "--multirun"))  # argparse wants the flag at an end
+    try:
+        app()
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {sentence(error)}")
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

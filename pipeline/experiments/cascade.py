@@ -1,0 +1,90 @@
+"""Cascade substitution (Definition 3, Fig. 2a, Fig. 4): input alignment when the rule acts in the top N layers, N = 0..L."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline import walk
+from pipeline.data import Batch
+from pipeline.errors import UserError
+from pipeline.metrics import BANDS, alignment, band_alignment, naive_alignment
+from pipeline.models import import_callable
+from pipeline.network import Network
+from pipeline.rules import External, Rule
+from pipeline.store import Result
+
+
+@dataclass(frozen=True)
+class Options:
+    """bands: also the alignment within each spatial-frequency band; naive: also the cosine as it is usually written, which overflows."""
+
+    bands: bool
+    naive: bool
+
+
+def run(network: Network, images: Any, rules: Sequence[Rule], target: str, options: Options) -> list[Result]:
+    """One table per rule, a row per image and N: image, target, n, name (of the lowest layer under the rule), alignment, alignment_band0..3.
+
+    N runs to L, for `activation` to L - 1; for an external attribution N = L alone.
+    """
+    rows: list[list[dict[str, Any]]] = [[] for _ in rules]
+    inside = [i for i, rule in enumerate(rules) if not isinstance(rule, External)]
+    for batch in images:
+        record = network.forward(batch.x)
+        classes = target_classes(target, batch, record.logits)
+        measured: dict[tuple[int, int], dict[str, Tensor]] = {}
+        last, values = None, {}
+        for at, n, r in walk.cascade(record, [rules[i] for i in inside], classes):
+            if r is not last:  # rules that share a map get it one after the other: measured once
+                last, values = r, measure(r, record.x, options)
+            measured[inside[at], n] = values
+        for i, rule in enumerate(rules):
+            if isinstance(rule, External):
+                measured[i, network.depth] = measure(external_map(rule, network, batch.x, classes), batch.x, options)
+        names = {n: network.unit_name(network.depth - n + 1) if n else "" for _, n in measured}
+        for b, image in enumerate(batch.names):
+            for (i, n), values in sorted(measured.items()):
+                numbers = {k: float(v[b]) for k, v in values.items()}
+                rows[i].append({"image": image, "target": int(classes[b]), "n": n, "name": names[n], **numbers})
+    return [Result(pd.DataFrame(table)) for table in rows]
+
+
+def measure(r: Tensor, x: Tensor, options: Options) -> dict[str, Tensor]:
+    found = {"alignment": alignment(r, x)}
+    if options.naive:
+        found["alignment_naive"] = naive_alignment(r, x)
+    if options.bands:
+        bands = band_alignment(r, x)
+        found |= {f"alignment_band{i}": bands[:, i] for i in range(BANDS)}
+    return found
+
+
+def target_classes(target: str, batch: Batch, logits: Tensor) -> Tensor:
+    """(B,) classes to explain: the decision, the label, or one class for all."""
+    if target == "decision":
+        return logits.argmax(1)
+    if target == "label":
+        if bool((batch.labels < 0).any()):
+            raise UserError(f"target=label needs labels, and {batch.names[int((batch.labels < 0).nonzero()[0])]} has none; set target=decision")
+        classes = batch.labels
+    else:
+        if not target.lstrip("-").isdigit():
+            raise UserError(f"target={target} is neither decision, label nor a class index")
+        classes = torch.full_like(batch.labels, int(target))
+    if not 0 <= int(classes.min()) <= int(classes.max()) < logits.shape[1]:
+        raise UserError(f"target={target} asks for class {int(classes.max())}, but the model has the classes 0 to {logits.shape[1] - 1}")
+    return classes
+
+
+def external_map(rule: External, network: Network, x: Tensor, classes: Tensor) -> Tensor:
+    """The map of the user's function, checked: x's shape, a tensor."""
+    with torch.enable_grad():
+        r = import_callable(rule.call, "rule.call")(network.module, x.clone(), classes)
+    if not isinstance(r, Tensor) or r.shape != x.shape:
+        shape = tuple(r.shape) if isinstance(r, Tensor) else type(r).__name__
+        raise UserError(f"rule.call={rule.call} returned {shape}; it must return a tensor of x's shape {tuple(x.shape)}")
+    return r.detach().to(x)

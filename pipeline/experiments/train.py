@@ -1,0 +1,44 @@
+"""Training (the networks of the demo, and of Fig. 8): a row per epoch, the network beside it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from pipeline import training
+from pipeline.errors import UserError
+from pipeline.store import Result
+from pipeline.training import LabelledImages, TrainOptions
+from pipeline.weights import traced
+
+
+def run(model: Any, data: Any, options: TrainOptions, work: Path, device: torch.device) -> list[Result]:
+    """epoch, loss, accuracy (of the test split), lr, seconds. Beside the table: model.safetensors, float32, as trained, and
+    folded.safetensors, half precision, BatchNorm folded, for weights=checkpoint. The manifest's facts hold the accuracy."""
+    train, test = (load_split(data, split, model, device) for split in ("train", "test"))
+
+    def progress(steps, done, total):
+        yield from tqdm(steps, initial=done, total=total, unit="image", unit_scale=options.batch_size, dynamic_ncols=True)
+
+    module, rows = training.train(model.build, train, test, options, work / "state.pt", progress)
+    module = module.cpu()
+    network = traced(model, module)
+    folded = {k: v.half() if v.is_floating_point() else v for k, v in network.module.state_dict().items()}
+    network.module.load_state_dict(folded)  # measured in the precision that is kept
+    accuracy = {"accuracy": rows[-1]["accuracy"], "accuracy_folded_half": training.accuracy(network.module.to(device), test, bf16=False)}
+    return [Result(pd.DataFrame(rows), {"model": module.state_dict(), "folded": folded}, accuracy)]
+
+
+def load_split(data: Any, split: str, model: Any, device: torch.device) -> LabelledImages:
+    """A labelled split in memory, uint8. Raises UserError if it is not of the model's size or lacks labels."""
+    images, pre = data.images(split), model.preprocessing()
+    arrays = [np.asarray(images.load(i)) for i in tqdm(range(len(images)), desc=f"reading {split}", unit="image", dynamic_ncols=True)]
+    if any(a.shape != (pre.crop, pre.crop, 3) for a in arrays):
+        raise UserError(f"training reads images as they are, and those of data.root are not all {pre.crop} x {pre.crop} pixels; resize them")
+    if min(images.labels) < 0:
+        raise UserError("training needs labelled images; choose data=cifar10")
+    pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+    return LabelledImages(pixels.to(device), torch.tensor(images.labels, device=device), pre.mean, pre.std)

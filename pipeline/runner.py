@@ -1,0 +1,291 @@
+"""From cells to tables, and from tables to a figure: the only module that sees both."""
+
+import inspect
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from pipeline.cell import Cell
+from pipeline.data import Batch, ImageSet, OnError, Preprocessing, load_batches, load_image
+from pipeline.errors import UserError
+from pipeline.network import Network
+from pipeline.store import Result, Store
+from pipeline.weights import network_of
+
+PART = 64  # images that are computed and stored together, whatever the batch size
+CALIBRATION = 64  # images on which weights=... batchnorm: calibrated looks
+
+
+@dataclass(frozen=True)
+class Run:
+    """How to compute, which changes no result: device (auto, cpu, cuda, cuda:1), images per batch (null: by size), processes
+    that load images, the output folder, and whether finished cells are computed again."""
+
+    device: str
+    batch_size: int | None
+    workers: int
+    output: str
+    force: bool
+
+    def __post_init__(self):
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError("batch_size must be at least 1")
+        if self.workers < 0:
+            raise ValueError("workers must be at least 0")
+
+
+@dataclass
+class Images:
+    """The images of one part, as an experiment sees them: iterate for batches on the device; `other` gives another image's x."""
+
+    images: ImageSet
+    first: int
+    stop: int
+    preprocessing: Preprocessing
+    on_error: OnError
+    batch_size: int
+    workers: int
+    device: torch.device
+    dtype: torch.dtype
+    advance: Callable[[int], object]
+    skipped: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Batch]:
+        chosen = self.images.pick(range(self.first, self.stop))
+        for batch in load_batches(chosen, self.preprocessing, self.batch_size, self.workers, self.on_error, self.skipped):
+            yield Batch(batch.x.to(self.device, self.dtype), batch.names, batch.labels.to(self.device))
+            self.advance(len(batch.names))
+
+    def other(self, name: str) -> torch.Tensor:
+        """x of the image that follows in the order of the data (the first after the last), (1, 3, H, W)."""
+        n, at = len(self.images), self.images.names.index(name)
+        for i in range(1, n):
+            x = load_image(self.images, self.preprocessing, (at + i) % n)
+            if x is not None:
+                return x[None].to(self.device, self.dtype)
+        raise UserError("the null map 'another image' needs at least two images; set data.limit to 2 or more")
+
+
+def device_of(name: str) -> torch.device:
+    """auto: a GPU if there is one. Raises UserError for a device that is not there. TF32 is off: float32 means float32."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        device = torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
+    except RuntimeError:
+        raise UserError(f"run.device={name} is no device; set it to auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"run.device={name} needs a CUDA GPU that torch can use, and here is none; set run.device=cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"run.device={name} is not supported; set it to auto, cpu, cuda or cuda:N")
+    return device
+
+
+def run_cells(cells: Sequence[Cell], run: Run) -> list[Path]:
+    """Compute the cells that are not in the store, sharing the work of those that differ in their rule alone; paths of all tables."""
+    for cache in (_image_set, _data_fingerprint, _weights_fingerprint):
+        cache.cache_clear()  # files may have changed since the last call
+    store = Store(Path(run.output))
+    store.check_writable()
+    device = device_of(run.device)
+    todo = list({cell.key: cell for cell in cells if run.force or not current(store, cell)}.values())
+    groups: dict[str, list[Cell]] = {}
+    for cell in todo:
+        groups.setdefault(cell.shared_key, []).append(cell)
+    if groups:
+        total = sum(len(image_set(group[0])) for group in groups.values() if "images" in group[0].spec.needs)
+        with tqdm(total=total, unit="image", file=sys.stderr, disable=total == 0, dynamic_ncols=True) as bar:
+            for group in groups.values():
+                bar.set_description(group[0].title)
+                run_group(group, run, store, device, bar)
+    return [store.table_path(cell) for cell in cells]
+
+
+def current(store: Store, cell: Cell) -> bool:
+    """Whether the cell is finished, and of the data and weights that are here now (if they are here at all)."""
+    manifest = store.manifest(cell)
+    if manifest is None:
+        return False
+    now = fingerprints(cell)
+    changed = [what for what, seen in manifest["fingerprints"].items() if seen and now.get(what) and now[what] != seen]
+    if changed:
+        print(f"{' and '.join(changed)} changed since {store.folder(cell)} was computed: computing it again", file=sys.stderr)
+    return not changed
+
+
+def image_set(cell: Cell) -> ImageSet:
+    return _image_set(Hashable(cell.data.value))
+
+
+@dataclass(frozen=True)
+class Hashable:
+    """A settings object as a key of a cache: settings that print alike are alike."""
+
+    value: Any = field(compare=False)
+    text: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "text", repr(self.value))
+
+
+@cache
+def _image_set(data: Hashable) -> ImageSet:
+    return data.value.images()
+
+
+@cache
+def _data_fingerprint(data: Hashable) -> str | None:
+    try:
+        return _image_set(data).fingerprint()
+    except (UserError, OSError):
+        return None
+
+
+@cache
+def _weights_fingerprint(weights: Hashable) -> str | None:
+    return weights.value.fingerprint() if hasattr(weights.value, "fingerprint") else None
+
+
+def fingerprints(cell: Cell) -> dict[str, str | None]:
+    """What the cell's files hold now; None for what is not here."""
+    found = {}
+    if "images" in cell.spec.needs:
+        found["data"] = _data_fingerprint(Hashable(cell.data.value))
+    if "network" in cell.spec.needs:
+        found["weights"] = _weights_fingerprint(Hashable(cell.weights.value))
+    return found
+
+
+def run_group(cells: list[Cell], run: Run, store: Store, device: torch.device, bar: tqdm) -> None:
+    """Cells that differ in their rule alone, part by part; parts that are there are not computed again."""
+    first, spec = cells[0], cells[0].spec
+    with store.lock(first, waiting=lambda: print("another process computes the same cells: waiting for it", file=sys.stderr)):
+        if not run.force:
+            cells = [cell for cell in cells if not current(store, cell)]
+        else:
+            for cell in cells:  # forced cells start afresh, parts included
+                for part in store.work(cell).glob("part-*"):
+                    part.unlink()
+        if not cells:
+            return
+        started = time.monotonic()
+        given: dict[str, Any] = {"options": first.experiment.value, "rules": [c.rule.value for c in cells], "device": device}
+        given |= {"target": first.target, "model": first.model.value, "data": first.data.value, "work": store.work(first)}
+        network: Network | None = None
+
+        def arguments(**more: Any) -> dict[str, Any]:
+            nonlocal network
+            if "network" in spec.needs and network is None:
+                network = build_network(first, device)
+            everything = {**given, "network": network, **more}
+            return {name: everything[name] for name in inspect.signature(spec.run).parameters}
+
+        facts = manifest(first, device)
+        if "images" not in spec.needs:
+            results, skipped = spec.run(**arguments()), []
+        else:
+            results, skipped = [], []
+            images = image_set(first)
+            numbers = range(-(-len(images) // PART))
+            for number in numbers:
+                at, stop = number * PART, min(len(images), (number + 1) * PART)
+                missing = [cell for cell in cells if not store.part(cell, number).is_file()]
+                if not missing:
+                    bar.update(stop - at)
+                    continue
+                pre = first.model.value.preprocessing()
+                size = run.batch_size or default_batch_size(pre.crop, device)
+                part = Images(images, at, stop, pre, first.data.value.on_error, size, run.workers, device, first.dtype.torch, bar.update)
+                tables = spec.run(**arguments(images=part, rules=[c.rule.value for c in missing]))
+                for cell, result in zip(missing, tables, strict=True):
+                    result.table.attrs["skipped"] = part.skipped
+                    store.write_part(cell, number, result.table)
+            for cell in cells:
+                parts = [pd.read_parquet(store.part(cell, n)) for n in numbers]
+                skipped = [name for part in parts for name in part.attrs.get("skipped", [])]
+                table = pd.concat(parts, ignore_index=True)
+                if not len(table):
+                    raise UserError(f"none of the {len(images)} images of data={cell.data.name} can be read; replace them")
+                table.attrs = {}
+                results.append(Result(table))
+        for cell, result in zip(cells, results, strict=True):
+            store.finish(cell, result, {**facts, "images": len(image_set(cell)) - len(skipped) if "images" in spec.needs else None, "skipped": skipped, "seconds": round(time.monotonic() - started, 3)})
+
+
+def build_network(cell: Cell, device: torch.device) -> Network:
+    def first_images() -> torch.Tensor:
+        images = image_set(cell)
+        chosen = images.pick(range(min(CALIBRATION, len(images))))
+        batches = load_batches(chosen, cell.model.value.preprocessing(), CALIBRATION, 0, cell.data.value.on_error, [])
+        return torch.cat([batch.x for batch in batches])
+
+    network = network_of(cell.weights.value, cell.model.value, cell.seed, cell.dtype.torch, first_images)
+    network.module.to(device)
+    return network
+
+
+def default_batch_size(side: int, device: torch.device) -> int:
+    """2 images of 224 px on the CPU, more of smaller ones and on a GPU."""
+    images = 2 * (224 / side) ** 2 * (16 if device.type == "cuda" else 1)
+    return int(min(PART, max(1, images)))
+
+
+def manifest(cell: Cell, device: torch.device) -> dict[str, Any]:
+    """Where a table comes from; no host, no user."""
+    packages = ("torch", "torchvision", "numpy", "pandas")
+    commit, dirty = git_state()
+    return {
+        "key": cell.identity,
+        "fingerprints": fingerprints(cell),
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
+        "commit": commit,
+        "dirty": dirty,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "precision": {"dtype": cell.dtype.value, "tf32": False},
+    }
+
+
+@cache
+def git_state() -> tuple[str | None, bool | None]:
+    """Commit of the checkout that this package is, and whether it has changes; None where it is no checkout."""
+    here = Path(__file__).resolve().parents[1]
+    if not (here / ".git").exists():
+        return None, None
+    try:
+        git = lambda *args: subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()  # noqa: E731
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def draw_figure(name: str, sweeps: dict[str, list[Cell]], profile: str, run: Run) -> Path:
+    """Compute what is missing, read the tables, draw; path of the figure's pdf (its png and csv lie beside it)."""
+    from pipeline.figures import FIGURES, save  # seaborn is slow to import, and only figures need it
+
+    run_cells([cell for cells in sweeps.values() for cell in cells], run)
+    store = Store(Path(run.output))
+    tables = {sweep: pd.concat([labelled(store, cell) for cell in cells], ignore_index=True) for sweep, cells in sweeps.items()}
+    return save(FIGURES[name], name, tables, profile, Path(run.output) / "figures")
+
+
+def labelled(store: Store, cell: Cell) -> pd.DataFrame:
+    """A cell's table with columns that say which cell it is, named as on the command line: weights, seed, rule, rule.first_layer ... (`explained` is the setting target)"""
+    table = store.read(cell)
+    facts: dict[str, Any] = {}
+    for group in ("model", "weights", "rule", "data"):
+        choice = getattr(cell, group)
+        facts[group] = choice.name
+        facts |= {f"{group}.{k}": v for k, v in cell.describe()[group].items() if k != "choice" and not isinstance(v, list | dict)}
+    return table.assign(**facts, seed=cell.seed, explained=cell.target)

@@ -1,0 +1,15 @@
+"""Seeds derived from integers and names: every random number has a key, none depends on what was drawn before."""
+
+import hashlib
+
+import numpy as np
+
+
+def derived_seed(*key: int) -> int:
+    """A 63-bit seed from integers, well mixed."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
+def name_seed(name: str) -> int:
+    """A 63-bit seed from a name, such as an image's."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,240 @@
+"""How long one sweep of cascade substitution takes, against the plain way, on this machine: VGG16 with random weights.
+
+    python scripts/benchmark.py [--rule gbp] [--size 224] [--batch 2] [--repeats 5] [--threads N] [--device cpu]
+
+The sweep yields the maps of all N = 0..16 in one descent. The plain way runs one backward pass for each N over one retained
+forward pass: for gbp through torch.autograd with hooks on torchvision's module, in its faster memory format; for the other
+rules with this engine, one N at a time. Both sides count their forward pass and every map's alignment. Single maps are compared with
+Captum and Zennit where they are installed. The last line is the ratio.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from pipeline.metrics import alignment
+from pipeline.network import Network, trace
+from pipeline.rules import GRAD, FirstLayer, Gbp, RectGrad, Rule, Start, ZPlus
+from pipeline.walk import attribute, cascade, one_hot, walk
+
+RULES: dict[str, Rule] = {
+    "gbp": Gbp(),
+    "rectgrad": RectGrad(0.9),
+    "lrp": ZPlus(FirstLayer.plain, FirstLayer.split, Start.unit),
+}
+
+
+def vgg16(device: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = torchvision.models.vgg16(weights=None).eval().requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    return model.to(device)
+
+
+def images(batch: int, size: int, device: str) -> Tensor:
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1)).to(device)
+
+
+# ---- the two sides ---------------------------------------------------------------------------------------------------
+
+
+def sweep(network: Network, x: Tensor, rule: Rule) -> dict[int, Tensor]:
+    """Alignment of R_N by N, each (B,)."""
+    return {n: alignment(r, x) for _, n, r in cascade(network.forward(x), [rule])}
+
+
+def one_by_one(network: Network, x: Tensor, rule: Rule) -> dict[int, Tensor]:
+    """The same, each N walked from the top by itself over one record."""
+    record, depth, found = network.forward(x), network.depth, {}
+    start = one_hot(record)
+    for n in range(depth + 1):
+        r = start if n == 0 else rule.start(start, record.logits)
+        found[n] = alignment(walk(record, r, lambda layer, top=depth - n: rule if layer > top else GRAD, depth), x)
+    return found
+
+
+def hooked(model: nn.Module, memory_format: torch.memory_format) -> Callable[[Tensor], dict[int, Tensor]]:
+    """Guided BackProp in the top N layers by backward hooks, N = 0..16, over one retained forward pass."""
+    model = model.to(memory_format=memory_format)
+    relus = [module for module in model.modules() if isinstance(module, nn.ReLU)]
+    depth = len(relus) + 1  # the classifier has none
+    guided = set()
+    for relu in relus:
+        relu.register_full_backward_hook(lambda module, grad_in, grad_out: (grad_in[0].clamp(min=0),) if module in guided else None)
+
+    def run(x: Tensor) -> dict[int, Tensor]:
+        x = x.to(memory_format=memory_format).requires_grad_()
+        logits = model(x)
+        top, found = logits.max(1).values.sum(), {}
+        for n in range(depth + 1):
+            guided.clear()
+            guided.update(relus[depth - n :])
+            found[n] = alignment(torch.autograd.grad(top, x, retain_graph=True)[0], x.detach())
+        return found
+
+    return run
+
+
+# ---- measuring -------------------------------------------------------------------------------------------------------
+
+
+def seconds(call: Callable[[], object], device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def alternate(calls: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each call, taken in turn so that what else runs on the machine touches all alike. One warm-up each."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(repeats):
+        for name, call in calls.items():
+            times[name].append(seconds(call, device))
+    return times
+
+
+def multiply_adds(network: Network, x: Tensor) -> float:
+    """Multiply-adds of one sweep of one rule, with its forward pass: the L - l + 1 branches and the chain through layer l."""
+    record, total = network.forward(x), 0
+    for op in network.layers:
+        used = network.depth - op.unit + 2 - (op.unit in (1, network.depth))  # at the ends the chain is one of the branches
+        total += (used + 1) * record.values[op.output].numel() * op.module.weight[0].numel()  # type: ignore[union-attr,index]
+    return total
+
+
+def convolution_rate(device: str) -> float:
+    """Multiply-adds per second of a large convolution, the best of five."""
+    kind = torch.channels_last if device == "cpu" else torch.contiguous_format
+    x = torch.randn(8, 256, 56, 56, device=device).to(memory_format=kind)
+    w = torch.randn(256, 256, 3, 3, device=device).to(memory_format=kind)
+    call = lambda: nn.functional.conv2d(x, w, padding=1)  # noqa: E731
+    call()
+    return x.numel() * 256 * 9 / min(seconds(call, device) for _ in range(5))
+
+
+def peak_growth(rule: str, size: int, batch: int, device: str, threads: int | None, answer) -> None:
+    """Run in a process of its own: bytes by which one sweep raises the peak over what the model holds."""
+    if threads:
+        torch.set_num_threads(threads)
+    network, x = trace(vgg16(device)), images(batch, size, device)
+    if device == "cuda":
+        held = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        sweep(network, x, RULES[rule])
+        answer.put(torch.cuda.max_memory_allocated() - held)
+        return
+    unit = 1 if sys.platform == "darwin" else 1024
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building the model
+        held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    sweep(network, x, RULES[rule])
+    answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - held)
+
+
+def single_maps(model: nn.Module, network: Network, x: Tensor) -> dict[str, dict[str, Callable[[], object]]]:
+    """One map of one rule by this program and by the libraries that are installed; each with its forward pass."""
+    target = network.forward(x).logits.argmax(1)
+    ours = lambda rule: lambda: attribute(network.forward(x), rule, target)  # noqa: E731
+    found: dict[str, dict[str, Callable[[], object]]] = {"gbp": {"this program": ours(RULES["gbp"])}, "lrp": {"this program": ours(RULES["lrp"])}}
+    try:
+        from captum.attr import GuidedBackprop as Captum
+
+        explain = Captum(model)
+        found["gbp"]["Captum"] = lambda: explain.attribute(x.clone().requires_grad_(), target=target)
+    except ImportError:
+        print("Captum is not installed")
+    try:
+        from zennit.attribution import Gradient
+        from zennit.composites import GuidedBackprop, LayerMapComposite
+        from zennit.rules import Pass, ZPlus
+        from zennit.types import Activation, Convolution, Linear
+
+        onehot = nn.functional.one_hot(target, 1000).to(x)
+
+        def zennit(composite):
+            with Gradient(model=model, composite=composite) as attributor:
+                return attributor(x.clone().requires_grad_(), onehot)
+
+        found["gbp"]["Zennit"] = lambda: zennit(GuidedBackprop())
+        found["lrp"]["Zennit"] = lambda: zennit(LayerMapComposite([(Activation, Pass()), ((Convolution, Linear), ZPlus())]))
+    except ImportError:
+        print("Zennit is not installed")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--rule", choices=sorted(RULES), default="gbp")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    warnings.filterwarnings("ignore")  # Captum's, about its hooks
+    device, rule = args.device, RULES[args.rule]
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {device} ({name}); VGG16 with random weights, {args.rule}, batch {args.batch}, {args.size} px, float32")
+
+    context = multiprocessing.get_context("spawn")
+    answer = context.SimpleQueue()
+    process = context.Process(target=peak_growth, args=(args.rule, args.size, args.batch, device, args.threads, answer))
+    process.start()
+    growth = answer.get()
+    process.join()
+
+    model, x = vgg16(device), images(args.batch, args.size, device)
+    network = trace(model)
+    if args.rule == "gbp":
+        formats = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+        sides = {f"backward passes, {name}": (lambda run=hooked(vgg16(device), kind): run(x)) for name, kind in formats.items()}
+    else:
+        sides = {"one N at a time": lambda: one_by_one(network, x, rule)}
+    mine = sweep(network, x, rule)
+    for side, run in sides.items():
+        theirs = run()
+        print(f"{side}: alignments differ by at most {max(float((mine[n] - theirs[n]).abs().max()) for n in mine):.1e}")
+    first = {side: seconds(run, device) for side, run in sides.items()}
+    print("one run each: " + ", ".join(f"{side} {t:.2f} s" for side, t in first.items()))
+    side = min(first, key=first.__getitem__)
+    times = alternate({"sweep": lambda: sweep(network, x, rule), side: sides[side]}, args.repeats, device)
+    del sides
+    ratios = [a / b for a, b in zip(times["sweep"], times[side], strict=True)]
+    middle = {name: statistics.median(t) for name, t in times.items()}
+    print(f"sweep {middle['sweep']:.2f} s, {side} {middle[side]:.2f} s (medians of {args.repeats})")
+
+    rate, best = multiply_adds(network, x) / middle["sweep"], convolution_rate(device)
+    print(f"sweep: {2e-9 * rate:.0f} GFLOP/s, {rate / best:.0%} of a large convolution's {2e-9 * best:.0f}")
+    print(f"peak memory over the model's: {growth / 1e9:.2f} GB")
+    for kind, calls in single_maps(model, network, x).items():
+        found = alternate(calls, args.repeats, device)
+        own = found["this program"]
+        shown = [f"{name} {statistics.median(t):.2f} s ({statistics.median(a / b for a, b in zip(own, t, strict=True)):.2f})" for name, t in found.items()]
+        print(f"one map, {kind} (and this program / it): " + ", ".join(shown))
+    print(f"ratio sweep / {side}: {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f})")
+
+
+if __name__ == "__main__":
+    main()

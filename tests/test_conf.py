@@ -1,0 +1,82 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from pipeline import cli
+from pipeline.api import rule
+from pipeline.cell import points
+from pipeline.conf import CONF
+from pipeline.errors import UserError
+from pipeline.figures import FIGURES
+from pipeline.rules import RULES
+
+ROOT = Path(__file__).parents[1]
+OPTIONS = [(group, name) for group, registry in cli.GROUPS.items() for name in registry]
+NEEDED = {"checkpoint": "weights.path=vgg16_cifar10", "folder": "data.root=.", "own": "model.call=tests.tiny:network", "external": "rule.call=tests.tiny:mean_gradient"}
+
+
+@pytest.fixture
+def hydra():
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def names(group: str) -> set[str]:
+    return {file.stem for file in (CONF / group).glob("*.yaml")}
+
+
+@pytest.mark.parametrize("group", [*cli.GROUPS, "figure"])
+def test_yaml_names_are_registry_keys(group):
+    assert names(group) == set(FIGURES if group == "figure" else cli.GROUPS[group])
+
+
+@pytest.mark.parametrize("group, name", OPTIONS)
+def test_every_yaml_parses(hydra, group, name):
+    overrides = [f"{group}={name}"] + ([NEEDED[name]] if name in NEEDED else [])
+    cfg = compose("config", overrides=overrides, return_hydra_config=True)
+    cell = cli.parse_cell(cfg, cfg.hydra.runtime.choices)
+    assert getattr(cell, group).name == name and len(cell.key) == 16
+
+
+@pytest.mark.parametrize("profile", sorted(names("profile")))
+@pytest.mark.parametrize("figure", sorted(names("figure")))
+def test_every_figures_cells_expand(hydra, figure, profile):
+    cfg = compose("config", overrides=[f"figure={figure}", f"profile={profile}"])
+    parsed = cli.parse(cfg.profile, cli.Profile, "profile")
+    sweeps = cli.figure_cells(cli.parse(cfg.figure, cli.Sweeps, "figure"), parsed, ["data.limit=3", "rectgrad.quantile=0.8"][:1])
+    cells = [cell for cells in sweeps.values() for cell in cells]
+    assert len({cell.key for cell in cells}) == len(cells) and all(cell.data.value.limit == 3 for cell in cells)
+
+
+def test_fig2_has_its_sweeps(hydra):
+    cfg = compose("config", overrides=["figure=fig2", "profile=demo"])
+    sweeps = cli.figure_cells(cli.parse(cfg.figure, cli.Sweeps, "figure"), cli.parse(cfg.profile, cli.Profile, "profile"), [])
+    assert {name: len(cells) for name, cells in sweeps.items()} == {"random": 40, "trained": 4, "random_ends": 20, "trained_ends": 2, "nulls": 1, "random_weights": 10, "trained_weights": 1}
+    assert {cell.seed for cell in sweeps["random"]} == set(range(100, 110))
+    assert {cell.rule.value.first_layer.value for cell in sweeps["random_ends"]} == {"split", "plus"}
+
+
+def test_points_are_a_product():
+    assert points({"with": {"a": 1}, "b": [2, 3], "c": ["x", "y"]}) == [{"a": "1", "b": b, "c": c} for b in "23" for c in "xy"]
+
+
+def test_environment_and_package_ask_for_the_same():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert sorted(pip) == sorted(project["dependencies"])
+    assert f"python{project['requires-python']}" in environment["dependencies"]
+
+
+def test_rules_by_name():
+    assert rule("rectgrad").quantile == 0.9 and rule("lrp", first_layer="split").first_layer.value == "split"
+    assert {type(rule(name, **({"call": "a:b"} if name == "external" else {}))) for name in RULES} == set(RULES.values())
+    with pytest.raises(UserError, match="no rule 'gpb'"):
+        rule("gpb")
+    with pytest.raises(UserError, match="no setting 'quantil'"):
+        rule("rectgrad", quantil=1)

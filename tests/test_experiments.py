@@ -1,0 +1,101 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pipeline.experiments import nulls
+from pipeline.experiments.weight_stats import layer_stats
+from pipeline.metrics import alignment
+from tests import tiny
+
+OPTIONS = nulls.Options(blocks=4, blur=28)
+
+
+def slow_stats(w: np.ndarray) -> dict[str, float]:
+    """Literal: every pair of neurons by itself."""
+    norms = [float(np.sqrt((row**2).sum())) for row in w]
+    kept = [(row, n) for row, n in zip(w, norms, strict=True) if n > 0]
+    cosines = [float(a @ b / na / nb) for i, (a, na) in enumerate(kept) for b, nb in kept[i + 1 :]]
+    alive = [n for n in norms if n > 0]
+    return {
+        "zero_norms": len(norms) - len(alive), "cosine_mean": np.mean(cosines), "cosine_std": np.std(cosines), "cosine_abs_mean": np.mean(np.abs(cosines)),
+        "norm_mean": np.mean(alive), "norm_std": np.std(alive),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [2, 30, 1030])
+def test_weight_statistics_equal_a_loop_over_pairs(n):
+    w = torch.randn(n, 12, dtype=torch.float64) + 0.2
+    w[1::7] = 0 if n > 2 else w[1::7]
+    found = layer_stats(w)
+    for key, value in slow_stats(w.numpy()).items() if n < 100 else []:
+        assert np.isclose(found[key], value, atol=1e-12), key
+    unit = F.normalize(w[w.norm(dim=1) > 0])
+    gram = torch.linalg.eigvalsh(unit @ unit.T)
+    assert np.isclose(found["participation"], float(gram.sum() ** 2 / gram.pow(2).sum()))
+    above = (unit @ unit.T)[torch.triu_indices(len(unit), len(unit), 1).unbind()]
+    assert np.isclose(found["cosine_std"], float(above.std(unbiased=False)), atol=1e-9) and np.isclose(found["cosine_abs_mean"], float(above.abs().mean()))
+
+
+def test_weight_stats_table(cell):
+    table = pd.read_parquet(cell("experiment=weight_stats", "seed=5").made[-1])
+    assert list(table)[:10] == ["layer", "name", "unit", "neurons", "dim", "zero_norms", "cosine_mean", "cosine_std", "cosine_abs_mean", "norm_mean"]
+    assert list(table["neurons"]) == [8, 8, 5] and list(table["dim"]) == [27, 72, 512] and list(table["unit"]) == [1, 2, 3]
+    assert np.allclose(table["norm_mean"], np.sqrt(2), rtol=0.15)  # He
+
+
+def image(side: int = 32) -> torch.Tensor:
+    return F.interpolate(torch.randn(1, 3, 8, 8, dtype=torch.float64), size=side, mode="bilinear")
+
+
+def test_mosaic_and_mean_colour_are_projections():
+    """Averages are projections: <Px, x> = |Px|^2, so the alignment is |Px| / |x|."""
+    x = image()
+    for null in (nulls.mosaic, nulls.mean_colour):
+        r = null(x, OPTIONS)
+        assert torch.isclose(alignment(r, x), r.norm() / x.norm())
+    blocks = nulls.mosaic(x, OPTIONS)[0, :, ::8, ::8]
+    torch.testing.assert_close(blocks[:, 1, 2], x[0, :, 8:16, 16:24].mean((1, 2)))
+
+
+def test_edges_are_the_sobel_magnitude():
+    x = image(12)
+    grey = np.pad(x[0].mean(0).numpy(), 1, mode="edge")
+    expected = np.zeros((12, 12))
+    for i in range(12):
+        for j in range(12):
+            p = grey[i : i + 3, j : j + 3]
+            gx = p[0, 2] + 2 * p[1, 2] + p[2, 2] - p[0, 0] - 2 * p[1, 0] - p[2, 0]
+            gy = p[2, 0] + 2 * p[2, 1] + p[2, 2] - p[0, 0] - 2 * p[0, 1] - p[0, 2]
+            expected[i, j] = np.hypot(gx, gy)
+    got = nulls.edges(x, OPTIONS)
+    np.testing.assert_allclose(got[0, 0], expected, atol=1e-12)
+    assert torch.equal(got[0, 0], got[0, 2])
+
+
+def test_blur_is_a_gaussian():
+    x = torch.zeros(1, 1, 57, 57, dtype=torch.float64)
+    x[0, 0, 28, 28] = 1
+    t = np.arange(57) - 28
+    g = np.exp(-(t**2) / (2 * (57 / 28) ** 2))
+    np.testing.assert_allclose(nulls.blur(x, OPTIONS)[0, 0], np.outer(g, g) / g.sum() ** 2, atol=5e-6)
+
+
+def test_noise_is_keyed_by_the_image():
+    x = torch.zeros(1, 3, 16, 16)
+    assert torch.equal(nulls.noise(x, "a.png"), nulls.noise(x, "a.png")) and not torch.equal(nulls.noise(x, "a.png"), nulls.noise(x, "b.png"))
+
+
+def test_nulls_do_not_depend_on_the_batch(cell, tmp_path):
+    tables = [pd.read_parquet(cell("experiment=nulls", f"run.batch_size={b}", output=tmp_path / str(b)).made[-1]) for b in (1, 5)]
+    pd.testing.assert_frame_equal(*tables)
+    assert set(tables[0]["null"]) == {"mosaic", "mean_colour", "edges", "blur", "noise", "other"}
+
+
+def test_naive_cosine_is_kept_beside_the_safe_one(cell):
+    """Literal [-1, 1] weights: the safe cosine of float32 equals float64's, whatever the naive one does."""
+    safe = pd.read_parquet(cell("weights=uniform", "weights.scale=none", "cascade.naive=true").made[-1])
+    double = pd.read_parquet(cell("weights=uniform", "weights.scale=none", "dtype=float64").made[-1])
+    assert "alignment_naive" in safe and np.allclose(safe["alignment"], double["alignment"], atol=1e-5)
+    assert tiny.OWN

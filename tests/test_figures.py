@@ -1,0 +1,93 @@
+import re
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+
+from pipeline.figures import fig2, save, style
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, pd.DataFrame]:
+    """Tables as the runner labels them, of a made-up network with L = 4."""
+    rng = np.random.default_rng(0)
+
+    def cascade(weights, seeds, rules, first_layer="plain", levels=range(5)):
+        rows = [
+            {"image": f"i{i}", "n": n, "name": f"conv{n}", "alignment": 0.1 * n + 0.01 * i + 0.02 * seed, **{f"alignment_band{b}": np.nan if b == 0 else 0.1 * b for b in range(4)},
+             "rule": rule, "seed": seed, "weights": weights, "weights.path": "w", "rule.first_layer": first_layer, "model": "net", "data": "images", "explained": "decision"}
+            for rule in rules for seed in seeds for i in range(3) for n in (levels if rule != "activation" else range(4))
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def stats(seeds):
+        return pd.DataFrame(
+            [{"layer": k, "name": f"conv{k}", "seed": s, "cosine_mean": rng.normal(0, 0.01), "cosine_std": 0.1 + 0.01 * s, "cosine_abs_mean": 0.08, "norm_mean": 1.4 + 0.1 * s, "norm_std": 0.1} for s in seeds for k in range(1, 5)]
+        )
+
+    every = fig2.RULES
+    nulls = pd.DataFrame([{"image": f"i{i}", "null": null, "alignment": 0.2 + 0.1 * i, **{f"alignment_band{b}": np.nan if b == 0 else 0.3 for b in range(4)}} for null in fig2.NULLS for i in range(3)])
+    ends = [pd.concat([cascade(w, s, ["lrp"], first) for first in ("split", "plus")]) for w, s in (("gaussian", (0, 1)), ("checkpoint", (0,)))]
+    return {
+        "random": cascade("gaussian", (0, 1), every), "trained": cascade("checkpoint", (0,), every), "random_ends": ends[0], "trained_ends": ends[1],
+        "nulls": nulls, "random_weights": stats((0, 1)), "trained_weights": stats((0,)),
+    }  # fmt: skip
+
+
+def test_numbers_are_means_over_images_and_seeds(tables):
+    numbers = fig2.numbers(tables)
+    gbp = numbers.query("panel == 'a' and state == 'random' and series == 'gbp'").set_index("x")
+    assert np.allclose(gbp["y"], 0.1 * gbp.index + 0.01 + 0.01) and (gbp["low"] <= gbp["y"]).all() and (gbp["y"] <= gbp["high"]).all()
+    assert len(numbers.query("panel == 'a' and series == 'activation' and state == 'random'")) == 4
+    assert len(numbers.query("panel == 'a' and series == 'lrp split'")) == 2 and set(numbers.query("series == 'lrp plus'")["x"]) == {4}
+    assert np.isclose(numbers.query("panel == 'a' and series == 'mosaic'")["y"].item(), 0.3)
+    assert "a_band0" not in set(numbers["panel"]) and "a_band1" in set(numbers["panel"])
+    c = numbers.query("panel == 'c' and state == 'random'").iloc[0]
+    assert np.isclose(c["y"], 1.45) and np.isclose(c["high"] - c["y"], 0.1)
+    b = numbers.query("panel == 'b' and state == 'random'").iloc[0]
+    assert np.isclose(b["high"] - b["y"], np.sqrt((0.1**2 + 0.11**2) / 2))
+
+
+def test_files_of_a_figure(tables, tmp_path):
+    pdf = save(fig2, "fig2", tables, "demo", tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fig2.csv", "fig2.pdf", "fig2.png"]
+    data = pdf.read_bytes()
+    assert len(data) < 2 * 2**20 and b"/Type3" not in data and b"/FontFile2" in data  # TrueType, embedded
+    assert not re.search(rb"/Subtype\s*/Image", data)  # vectors only
+    picture = matplotlib.image.imread(tmp_path / "fig2.png")
+    assert abs(picture.shape[1] / 200 - style.DOUBLE) < 0.02
+    kept, drawn = pd.read_csv(tmp_path / "fig2.csv").fillna({"name": ""}), fig2.numbers(tables)
+    pd.testing.assert_frame_equal(kept, drawn, check_dtype=False)
+    again = save(fig2, "fig2", tables, "demo", tmp_path / "again")
+    assert again.read_bytes() == data
+
+
+def test_texts_lie_inside_the_page_and_apart(tables):
+    style.use_style()
+    figure = fig2.draw(fig2.numbers(tables), fig2.caption(tables, "demo"))
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    width, height = figure.canvas.get_width_height()
+    texts = [t for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible()]
+    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        outside = [tick for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high]
+        texts = [t for t in texts if t not in [label for tick in outside for label in (tick.label1, tick.label2)]]  # these are not drawn
+    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts]
+    for text, box in boxes:
+        assert box.x0 > -1 and box.x1 < width + 1 and box.y0 > -1 and box.y1 < height + 1, text
+    for i, (a, p) in enumerate(boxes):
+        for b, q in boxes[:i]:
+            overlap = min(p.x1, q.x1) - max(p.x0, q.x0) > 1 and min(p.y1, q.y1) - max(p.y0, q.y0) > 1
+            assert not overlap, (a, b)
+    style.close(figure)
+
+
+def test_colours_differ_in_grey():
+    """Rules keep apart without colour: by their mark, or by lightness."""
+    marks = [style.MARKS[r] for r in fig2.RULES]
+    assert len(set(marks)) == len(marks)
+    lines = {line for line, _ in style.STATES.values()}
+    assert len(lines) == len(style.STATES)

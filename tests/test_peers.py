@@ -1,0 +1,102 @@
+"""The engine against autograd, Captum and Zennit, in float64."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from pipeline.network import Network, Record, trace
+from pipeline.rules import GRAD, FirstLayer, Gbp, Start, ZPlus
+from pipeline.walk import attribute
+from tests.models import NETS, images, seeded
+from tests.oracles import peers
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SIZES = {"vgg16": 32, "vgg11_bn": 32, "alexnet": 64, "resnet18": 33}
+LIBRARY = ["plain", "no_bias", "grouped", "pools", "average_pools", "normalised", "saturated"]  # modules in a row, as Zennit wants them
+
+
+@dataclass(frozen=True)
+class Case:
+    model: nn.Module
+    network: Network
+    record: Record
+    target: Tensor
+
+    @property
+    def peer(self) -> nn.Module:
+        """What Zennit gets: the folded module, in the form that it has a canonizer for."""
+        if isinstance(self.model, torchvision.models.ResNet):
+            return peers.folded_resnet(self.model, self.network.module)
+        return self.network.module
+
+
+def case_of(model: nn.Module, x: Tensor) -> Case:
+    network = trace(model, mean=MEAN, std=STD)
+    record = network.forward(x)
+    return Case(model, network, record, record.logits.argmin(1))  # argmin: logits below 0
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def case(request) -> Iterator[Case]:
+    model = seeded(lambda: torchvision.models.get_model(request.param, num_classes=10))
+    yield case_of(model, images(2, (3, SIZES[request.param], SIZES[request.param])))
+
+
+@pytest.fixture(scope="module", params=LIBRARY)
+def small(request) -> Case:
+    return case_of(seeded(NETS[request.param]), images())
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    assert a.shape == b.shape and b.isfinite().all() and b.norm() > 0
+    return float((a - b).norm() / b.norm())
+
+
+def box() -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (MEAN, STD))
+    return (0 - mean) / std, (1 - mean) / std
+
+
+def lrp(case: Case, bottom: FirstLayer, start: Start) -> Tensor:
+    return attribute(case.record, ZPlus(FirstLayer.plain, bottom, start), case.target, bottom=True)
+
+
+def test_grad(case):
+    assert distance(case.record.logits, case.model(case.record.x)) < 1e-10
+    assert distance(attribute(case.record, GRAD, case.target), peers.autograd(case.model, case.record.x, case.target)) < 1e-10
+
+
+def test_gbp(case):
+    r = attribute(case.record, Gbp(), case.target)
+    assert distance(r, peers.captum_gbp(case.network.module, case.record.x, case.target)) < 1e-10
+    assert distance(r, peers.zennit_gbp(case.network.module, case.record.x, case.target)) < 1e-10
+
+
+def test_lrp(case):
+    assert distance(lrp(case, FirstLayer.split, Start.unit), peers.zennit_lrp(case.peer, case.record.x, case.target, "unit")) < 1e-9
+
+
+def test_dtd(case):
+    assert distance(lrp(case, FirstLayer.zbox, Start.logit), peers.zennit_lrp(case.peer, case.record.x, case.target, "logit", box())) < 1e-9
+
+
+def test_gbp_on_small_nets(small):
+    if any(isinstance(m, nn.ReLU6) for m in small.model.modules()):
+        pytest.skip("neither library takes a ReLU6 for a ReLU")
+    r = attribute(small.record, Gbp(), small.target)
+    assert distance(r, peers.captum_gbp(small.network.module, small.record.x, small.target)) < 1e-10
+    assert distance(r, peers.zennit_gbp(small.network.module, small.record.x, small.target)) < 1e-10
+
+
+@pytest.mark.parametrize("start", Start)
+def test_lrp_on_small_nets(small, start):
+    assert distance(lrp(small, FirstLayer.split, start), peers.zennit_lrp(small.peer, small.record.x, small.target, start.value)) < 1e-9
+
+
+@pytest.mark.parametrize("start", Start)
+def test_dtd_on_small_nets(small, start):
+    assert distance(lrp(small, FirstLayer.zbox, start), peers.zennit_lrp(small.peer, small.record.x, small.target, start.value, box())) < 1e-9

@@ -1,0 +1,70 @@
+"""The README's lines are run as they stand."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.S)
+
+
+def test_the_api_example_runs():
+    (code,) = [body for kind, body in BLOCKS if kind == "python" and body.startswith("import torch")]
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "rectgrad" in done.stdout
+
+
+def additions() -> dict[str, list[tuple[str, str]]]:
+    """{kind of addition: [(file, lines)]} from the section on adding, in order."""
+    section = TEXT.split("## Adding to it")[1].split("\n## ")[0]
+    found = {}
+    for part in re.split(r"\n(?=An? [\w ]+, `python)", section):
+        title = re.match(r"\s*An? ([\w ]+), `python -m pipeline (\S+)`", part)
+        if title:
+            found[title[2]] = [(re.match(r"# (\S+)\n", body)[1], body.split("\n", 1)[1]) for _, body in re.findall(r"```(\w+)\n(.*?)```", part, re.S)]
+    return found
+
+
+ADDITIONS = additions()
+
+
+def test_there_are_four_kinds():
+    assert [option.split("=")[0] for option in ADDITIONS] == ["rule", "weights", "data", "figure"]
+
+
+@pytest.mark.parametrize("option", ADDITIONS)
+def test_adding_as_the_readme_says(option, tmp_path):
+    blocks = ADDITIONS[option]
+    assert sum(len([line for line in body.splitlines() if line.strip()]) for _, body in blocks) < 15
+    for name in ("pipeline", "conf", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+    for file, body in blocks:
+        with open(tmp_path / file, "a") as f:
+            f.write("\n\n" + body)
+    images = tiny.images(tmp_path / "images")
+    common = ["model=own", "model.call=tests.tiny:network", "model.resize=16", "model.crop=16", "run.device=cpu", "run.output=out"]
+    data = [] if option.startswith("data") else ["data=folder", f"data.root={images}"]
+    command = [sys.executable, "-m", "pipeline", option, *common, *data]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / done.stdout.strip().splitlines()[-1]).is_file()
+
+
+def test_the_commands_are_make_targets():
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "fig2" in listed
+    for target in re.findall(r"^make (\w+)", "\n".join(body for kind, body in BLOCKS if kind == "sh"), re.M):
+        assert f"make {target}" in listed or target in listed
+
+
+def test_files_that_the_readme_names_are_there():
+    for path in re.findall(r"\]\((?!http)([^)]+)\)", TEXT):
+        assert (ROOT / path).is_file(), path

@@ -1,0 +1,209 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from pipeline.network import Record, trace
+from pipeline.rules import GRAD, Activation, FirstLayer, Gbp, RectGrad, Rule, Start, ZPlus
+from pipeline.walk import Local, attribute, cascade, walk
+from tests.models import conv, images, seeded
+from tests.oracles import dense
+
+LRP = ZPlus(FirstLayer.plain, FirstLayer.split, Start.unit)
+MEAN, STD = (0.5, 0.4), (0.2, 0.3)
+SMALL = (2, 4, 4)
+
+
+def small(bias: bool) -> nn.Sequential:
+    return nn.Sequential(
+        conv(2, 3, bias=bias), nn.ReLU(), conv(3, 4, stride=2, bias=bias), nn.ReLU(),
+        nn.Flatten(), nn.Linear(16, 6, bias=bias), nn.ReLU(), nn.Linear(6, 3, bias=bias),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["bias", "no bias"])
+def literal(request) -> tuple[Record, dense.Layers, dense.Vector]:
+    """One sample through the engine's network and through the same network as matrices."""
+    m = seeded(lambda: small(request.param), seed=2)
+    net = dense.layers([m[0], m[2], m[4:6], m[7]], SMALL)
+    x = images(1, SMALL)
+    return trace(m, mean=MEAN, std=STD).forward(x), net, x.flatten().tolist()
+
+
+def assert_map(r: Tensor, expected: dense.Vector):
+    assert max(map(abs, expected)) > 0
+    torch.testing.assert_close(r.flatten(), torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-13)
+
+
+def test_matrices_are_the_network(literal):
+    record, net, x = literal
+    a, _ = dense.forward(net, x)
+    for layer in range(5):
+        assert_map(record.activation(layer), a[layer])
+
+
+@pytest.mark.parametrize("target", [0, 1, 2])
+@pytest.mark.parametrize("rule", ["grad", "gbp", "rectgrad", "rectgrad 0.29", "activation"])
+def test_cascade_is_the_definition(literal, rule, target):
+    record, net, x = literal
+    name, _, quantile = rule.partition(" ")
+    quantile = quantile or "0.9"
+    engine: dict[str, Rule] = {"grad": GRAD, "gbp": Gbp(), "rectgrad": RectGrad(float(quantile)), "activation": Activation()}
+    for _, n, r in cascade(record, [engine[name]], torch.tensor([target])):
+        assert_map(r, dense.cascade(net, x, target, name, n, quantile))
+
+
+@pytest.mark.parametrize("start", ["unit", "logit"])
+def test_z_plus_cascade_is_the_definition(literal, start):
+    record, net, x = literal
+    for _, n, r in cascade(record, [replace(LRP, start_at=Start(start))], torch.tensor([1])):
+        if n == 0:
+            assert_map(r, dense.cascade(net, x, 1, "grad", 0))
+        else:
+            assert_map(r, dense.cascade_z_plus(net, x, 1, start, min(n, 3)))
+
+
+@pytest.mark.parametrize("start", ["unit", "logit"])
+@pytest.mark.parametrize("bottom", ["plain", "split", "plus", "zbox"])
+def test_bottoms_are_the_definition(literal, bottom, start):
+    record, net, x = literal
+    low = [-m / s for m, s in zip(MEAN, STD, strict=True) for _ in range(16)]
+    high = [(1 - m) / s for m, s in zip(MEAN, STD, strict=True) for _ in range(16)]
+    expected = dense.lrp(net, x, 2, start, bottom, (low, high))
+    rule, target = ZPlus(FirstLayer(bottom), FirstLayer(bottom), Start(start)), torch.tensor([2])
+    if bottom == "split":  # the oracle gives x * r_0
+        assert_map(attribute(record, rule, target, bottom=True), expected)
+        assert_map(attribute(record, rule, target) * record.x, expected)
+    elif bottom == "zbox":
+        assert_map(attribute(record, rule, target, bottom=True), expected)
+        assert_map(attribute(record, rule, target), expected)
+    else:
+        assert_map(attribute(record, rule, target), expected)
+        assert_map(attribute(record, rule, target, bottom=True), [r * v for r, v in zip(expected, x, strict=True)])
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_activation_above_gbp_below(literal, layer):
+    record, net, x = literal
+    a, _ = dense.forward(net, x)
+    expected = dense.descend(net, a, a[layer], layer, lambda _: "gbp")
+    assert_map(walk(record, record.activation(layer), lambda _: Gbp(), top=layer), expected)
+
+
+def test_bottom_of_rectgrad_rectifies(literal):
+    record, net, x = literal
+    r = dense.cascade(net, x, 0, "rectgrad", 4)
+    assert_map(attribute(record, RectGrad(0.9), torch.tensor([0]), bottom=True), [max(v * w, 0) for v, w in zip(r, x, strict=True)])
+
+
+# ---- RectGrad's threshold ---------------------------------------------------------------------------------------------
+
+
+def passed(a: list[float], r: list[float], quantile: float) -> list[float]:
+    at = SimpleNamespace(output=torch.tensor([a], dtype=torch.float64))
+    return RectGrad(quantile).relu(torch.tensor([r], dtype=torch.float64), at)[0].tolist()
+
+
+def test_tau_is_an_order_statistic_and_strict():
+    a, r = [1.0] * 11, [float(v) for v in (3, 1, 4, 11, 5, 9, 2, 6, 10, 8, 7)]
+    assert passed(a, r, 0.9) == [v if v > 10 else 0 for v in r]  # rank 9 of 0..10
+    assert passed(a, r, 0.89) == [v if v > 9 else 0 for v in r]  # rank 8.9 -> 8
+    assert passed(a, r, 0) == [v if v > 1 else 0 for v in r]
+
+
+@pytest.mark.parametrize(("quantile", "n"), [(0.29, 101), (0.57, 101), (0.58, 101), (0.7, 11), (0.9, 50177)])
+def test_rank_is_rational(quantile, n):
+    rank = round(quantile * 100) * (n - 1) // 100
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0)).double().tolist()
+    assert sorted(passed([1.0] * n, order, quantile))[: rank + 2] == [0.0] * (rank + 1) + [rank + 1.0]
+
+
+def test_ties_with_tau_are_cut():
+    assert passed([0, 0, 0, 1.0], [5, -2, 3, 2], 0.5) == [0, 0, 0, 2]
+    assert passed([1, 1, 1, 1.0], [2, 2, 2, 2], 0.5) == [0, 0, 0, 0]
+
+
+def test_rectgrad_takes_the_inequality_literally():
+    """No mask: where tau is negative, units with A = 0 pass; and products count, not r alone."""
+    assert passed([0, 1, 1.0], [7, -1, -2], 0) == [7, -1, 0]
+    assert passed([10, 1, 0.1], [1, 2, 50], 0.5) == [1, 0, 0]
+
+
+def test_tau_is_per_sample():
+    at = SimpleNamespace(output=torch.ones(2, 2, 1, 2, dtype=torch.float64))
+    r = torch.tensor([[1.0, 2, 3, 4], [100, 200, 300, 400]], dtype=torch.float64).view(2, 2, 1, 2)
+    assert RectGrad(0.5).relu(r, at).flatten(1).tolist() == [[0, 0, 3, 4], [0, 0, 300, 400]]
+
+
+@pytest.mark.parametrize("quantile", [-0.1, 1, 1.5])
+def test_quantile_is_checked(quantile):
+    with pytest.raises(ValueError, match="quantile"):
+        RectGrad(quantile)
+
+
+# ---- ReLU6 ------------------------------------------------------------------------------------------------------------
+
+
+def identity(activation: nn.Module) -> nn.Module:
+    """z = x, then the activation, then the sum."""
+    m = nn.Sequential(nn.Linear(6, 6, bias=False), activation, nn.Linear(6, 2, bias=False)).double()
+    with torch.no_grad():
+        m[0].weight.copy_(torch.eye(6))
+        m[2].weight.fill_(1)
+    return m
+
+
+Z = [-1.0, 0.0, 3.0, 6.0, 6.5, 12.0]
+
+
+@pytest.fixture
+def relu6() -> Local:
+    record = trace(identity(nn.ReLU6())).forward(torch.tensor([Z], dtype=torch.float64))
+    return Local(record, next(op for op in record.network.ops if op.kind == "relu6"))
+
+
+def test_relu6_mask_is_open_at_both_ends(relu6):
+    assert relu6.mask.tolist() == [[False, False, True, False, False, False]]
+
+
+@pytest.mark.parametrize(("rule", "expected"), [
+    (GRAD, [0, 0, 1, 0, 0, 0]), (Gbp(), [0, 0, 1, 0, 0, 0]), (RectGrad(0), [0, 0, 1, 1, 1, 1]), (LRP, [0, 0, 1, 1, 6 / 6.5, 0.5]),
+])  # fmt: skip
+def test_relu6(relu6, rule, expected):
+    assert rule.relu(torch.ones(1, 6, dtype=torch.float64), relu6).tolist() == [expected]
+
+
+def test_lrp_conserves_saturated_relevance(relu6):
+    r = torch.tensor([[1.0, 2, 3, 4, 5, 6]], dtype=torch.float64)
+    torch.testing.assert_close(LRP.relu(r, relu6) * relu6.input, r * relu6.output)
+
+
+# ---- start and refusals ----------------------------------------------------------------------------------------------
+
+
+def test_start():
+    onehot, logits = torch.tensor([[0.0, 1, 0], [1, 0, 0]]), torch.tensor([[3.0, -4, 5], [8, 1, 2]])
+    assert LRP.start(onehot, logits).tolist() == [[0, -0.25, 0], [0.125, 0, 0]]
+    assert replace(LRP, start_at=Start.logit).start(onehot, logits).tolist() == onehot.tolist()
+    assert Gbp().start(onehot, logits).tolist() == onehot.tolist()
+
+
+def test_logit_zero_is_refused():
+    onehot, logits = torch.tensor([[1.0, 0], [1, 0]]), torch.tensor([[1.0, 2], [0, 1]])
+    with pytest.raises((ValueError, UserError), match="logit 0"):
+        LRP.start(onehot, logits)
+    assert replace(LRP, start_at=Start.logit).start(onehot, logits).tolist() == onehot.tolist()
+
+
+def test_activation_has_no_map_of_its_own(literal):
+    with pytest.raises(UserError, match="layer"):
+        attribute(literal[0], Activation())
+
+
+def test_z_box_needs_bounds():
+    record = trace(seeded(lambda: small(True))).forward(images(1, SMALL))
+    with pytest.raises(UserError, match="mean and std"):
+        attribute(record, replace(LRP, bottom=FirstLayer.zbox), bottom=True)

@@ -1,0 +1,90 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from pipeline.store import save_atomically
+from tests import tiny
+
+
+def test_nothing_is_left_of_a_write_that_fails(tmp_path):
+    def fail(path):
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    (tmp_path / "table").write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        save_atomically(tmp_path / "table", fail)
+    assert [p.name for p in tmp_path.iterdir()] == ["table"] and (tmp_path / "table").read_text() == "old"
+
+
+@pytest.mark.parametrize("damage", ["table cut off", "table gone", "manifest gone", "manifest cut off"])
+def test_a_damaged_cell_counts_as_not_there(cell, damage):
+    made = cell().made[-1]
+    good = pd.read_parquet(made)
+    what, how = damage.split(" ", 1)
+    file = made if what == "table" else made.parent / "manifest.json"
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-20])
+    ended = cell()
+    assert ended.code == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(ended.made[-1]), good)
+
+
+SLOW = """
+import time, sys
+from pipeline import walk
+plain = walk.cascade
+def slow(*args, **kwargs):
+    time.sleep(0.25)
+    return plain(*args, **kwargs)
+walk.cascade = slow
+from pipeline.cli import main
+main()
+"""
+
+
+def test_a_killed_run_goes_on_inside_its_cell(tmp_path, cell):
+    """200 images are four parts; the run is killed (SIGKILL) after the first, and what was finished is kept."""
+    folder = tiny.images(tmp_path / "many", count=200)
+    out = tmp_path / "killed"
+    args = [*tiny.OWN, "data=folder", f"data.root={folder}", f"run.output={out}", "run.batch_size=16", "run.device=cpu"]
+    process = subprocess.Popen([sys.executable, "-c", SLOW, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    deadline = time.time() + 120
+    while not list(out.glob("results/cascade/.work/*/part-00000.parquet")) and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    parts = list(out.glob("results/cascade/.work/*/part-*.parquet"))
+    assert 1 <= len(parts) < 4 and not list(out.glob("results/cascade/*/table.parquet"))
+    stamps = {p.name: p.stat().st_mtime_ns for p in parts}
+    computed = []
+    from pipeline.experiments import cascade
+
+    plain = cascade.walk.cascade
+    try:
+        cascade.walk.cascade = lambda record, *a, **k: computed.append(len(record.x)) or plain(record, *a, **k)
+        ended = cell(f"data.root={folder}", "run.batch_size=16", output=out)
+    finally:
+        cascade.walk.cascade = plain
+    assert ended.code == 0, ended.err
+    assert sum(computed) == 200 - 64 * len(stamps)
+    whole = cell(f"data.root={folder}", "run.batch_size=16", output=tmp_path / "whole")
+    pd.testing.assert_frame_equal(pd.read_parquet(ended.made[-1]), pd.read_parquet(whole.made[-1]))
+    assert not list(out.glob("results/cascade/.work/*"))
+
+
+def test_two_processes_at_once_make_one_table(tmp_path):
+    folder = tiny.images(tmp_path / "images", count=40)
+    out = tmp_path / "outputs"
+    args = [sys.executable, "-m", "pipeline", *tiny.OWN, "data=folder", f"data.root={folder}", f"run.output={out}"]
+    both = [subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    paths = [p.communicate(timeout=180)[0] for p in both]
+    assert [p.returncode for p in both] == [0, 0] and paths[0] == paths[1]
+    assert len(list(out.glob("results/cascade/*/table.parquet"))) == 1

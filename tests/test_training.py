@@ -1,0 +1,108 @@
+import json
+import math
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from pipeline.models import Vgg16Cifar
+from pipeline.network import trace
+from pipeline.training import LabelledImages, TrainOptions, augment, one_cycle, train
+from tests import tiny
+
+OPTIONS = TrainOptions(seed=1, sizes=[16], epochs=[3], batch_size=8, lr=0.05, warmup=0.3, momentum=0.9, weight_decay=5e-4, label_smoothing=0.0, crop=2, flip=True, bf16=False, save_every=0.0)
+
+
+def labelled(n: int, seed: int) -> LabelledImages:
+    """Five classes of noise, each with a colour of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 5
+    base = torch.tensor([[200, 30, 30], [30, 200, 30], [30, 30, 200], [180, 180, 30], [30, 180, 180]])
+    pixels = base[labels][:, :, None, None] + torch.randint(-30, 30, (n, 3, 16, 16), generator=generator)
+    return LabelledImages(pixels.clamp(0, 255).to(torch.uint8), labels, (0.5,) * 3, (0.25,) * 3)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def until(stop: int | None):
+    def progress(steps, done, total):
+        for step in steps:
+            if step == stop:
+                raise Interrupted
+            yield step
+
+    return progress
+
+
+def test_training_learns_and_resumes_bit_for_bit(tmp_path):
+    build, data, test = lambda: tiny.network(batch_norm=True), labelled(64, 0), labelled(40, 1)
+    whole, rows = train(build, data, test, OPTIONS, tmp_path / "whole.pt", until(None))
+    assert rows[-1]["accuracy"] > 0.9 and [r["epoch"] for r in rows] == [1, 2, 3]
+    for stop in (3, 8, 17):  # inside an epoch, at its end, inside the last one
+        file = tmp_path / f"{stop}.pt"
+        with pytest.raises(Interrupted):
+            train(build, data, test, OPTIONS, file, until(stop))
+        resumed, again = train(build, data, test, OPTIONS, file, until(None))
+        assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True))
+        assert [r["loss"] for r in again] == [r["loss"] for r in rows]
+    other, _ = train(build, data, test, replace(OPTIONS, seed=2), tmp_path / "other.pt", until(None))
+    assert not torch.equal(other[0].weight, whole[0].weight)
+
+
+def test_one_cycle_rises_to_the_peak_and_falls_to_zero():
+    rates = [one_cycle(step, 100, 0.5, 0.2) for step in range(100)]
+    assert max(rates) == rates[19] == 0.5 and rates[0] > 0 and math.isclose(rates[-1], 0, abs_tol=1e-9)
+    assert rates[:20] == sorted(rates[:20]) and rates[20:] == sorted(rates[20:], reverse=True)
+
+
+def test_augmentation_shifts_and_flips_each_image_by_itself():
+    ramp = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(64, 3, 16, 16)
+    out = augment(ramp, 2, True, torch.Generator().manual_seed(0))
+    assert out.shape == ramp.shape and out.dtype == torch.uint8
+    padded = torch.nn.functional.pad(ramp[:1].float(), (2, 2, 2, 2), mode="reflect").to(torch.uint8)[0]
+    crops = {c.flip(2).numpy().tobytes() if f else c.contiguous().numpy().tobytes() for t in range(5) for left in range(5) for f in (0, 1) for c in [padded[:, t : t + 16, left : left + 16]]}
+    got = {o.contiguous().numpy().tobytes() for o in out}
+    assert got <= crops and len(got) > 25
+    assert torch.equal(augment(ramp, 0, False, torch.Generator()), ramp)
+
+
+def test_cifar_vgg_folds_into_the_plain_one():
+    normed = Vgg16Cifar(10, True, 0.1).build().eval()
+    for m in normed.modules():
+        if isinstance(m, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            m.running_mean.normal_()
+            m.running_var.uniform_(0.5, 2)
+    network = trace(normed.double())
+    plain = Vgg16Cifar(10, False, 0.1).build().eval().double()
+    plain.load_state_dict(network.module.state_dict())
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    torch.testing.assert_close(plain(x), normed(x), rtol=1e-10, atol=1e-12)
+    assert network.depth == 16 and normed(torch.randn(2, 3, 16, 16, dtype=torch.float64)).shape == (2, 10)
+
+
+def test_experiment_train_makes_a_checkpoint_that_the_walk_reads(run, tmp_path):
+    for split, count in (("train", 20), ("test", 10)):
+        data = labelled(count, count)
+        for i, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
+            folder = tmp_path / "cifar" / split / f"class{label}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+    args = (*tiny.OWN, "data=cifar10", f"data.root={tmp_path / 'cifar'}", "data.download=false", "experiment=train")
+    settings = ("train.sizes=[16]", "train.epochs=[2]", "train.batch_size=5", "train.crop=2")
+    ended = run(*args, *settings)
+    assert ended.code == 0, ended.err
+    made = ended.made[-1].parent
+    table = pd.read_parquet(made / "table.parquet")
+    assert list(table["epoch"]) == [1, 2] and {"loss", "accuracy"} <= set(table)
+    facts = json.loads((made / "manifest.json").read_text())["facts"]
+    assert facts["accuracy"] == table["accuracy"].iloc[-1]
+    assert safetensors.torch.load_file(made / "folded.safetensors")["0.weight"].dtype == torch.float16
+    images = tiny.images(tmp_path / "images")
+    after = run(*tiny.OWN, "data=folder", f"data.root={images}", "weights=checkpoint", f"weights.path={made / 'folded.safetensors'}")
+    assert after.code == 0, after.err
+    assert run(*args, *settings, "train.epochs=[2,3]").complaint.startswith("error: experiment=train: sizes and epochs must be lists of one length")

@@ -1,0 +1,39 @@
+"""A network and images small enough for tests of everything around the engine."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+OWN = ["model=own", "model.call=tests.tiny:network", "model.resize=16", "model.crop=16"]
+
+
+def network(batch_norm: bool = False) -> nn.Module:
+    norm = [nn.BatchNorm2d(8)] if batch_norm else []
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *norm, nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 5))
+
+
+def with_sigmoid() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(4 * 14 * 14, 5))
+
+
+def mean_gradient(model: nn.Module, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    x = x.requires_grad_()
+    (gradient,) = torch.autograd.grad(model(x).gather(1, target[:, None]).sum(), x)
+    return gradient
+
+
+def wrong_shape(model: nn.Module, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return x.mean(1)
+
+
+def images(folder: Path, count: int = 5, side: int = 16, suffix: str = "png") -> Path:
+    """`count` different smooth colour images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(3)
+    for i in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        coarse.resize((side, side), Image.Resampling.BILINEAR).save(folder / f"image{i:03d}.{suffix}")
+    return folder
