@@ -5,7 +5,6 @@ given a kind (a key of walk.GRADIENTS) and the unit l it belongs to. `Network.fo
 """
 
 import copy
-import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,51 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from pipeline.errors import UserError
-
-LINEAR = ("conv", "linear")
-RELU = ("relu", "relu6")
-BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d)
-
-# What a node of the fx graph is, by its module's type, function or method. "shape" yields no tensor.
-KINDS: dict[Any, str] = {
-    nn.Conv2d: "conv", nn.Linear: "linear", nn.ReLU: "relu", nn.ReLU6: "relu6",
-    nn.MaxPool2d: "max_pool", nn.AdaptiveMaxPool2d: "max_pool", nn.AvgPool2d: "avg_pool", nn.AdaptiveAvgPool2d: "adaptive_avg_pool",
-    nn.Dropout: "identity", nn.Dropout2d: "identity", nn.Identity: "identity", nn.Flatten: "reshape", nn.ZeroPad2d: "pad",
-    F.relu: "relu", F.relu_: "relu", torch.relu: "relu", torch.relu_: "relu", "relu": "relu", "relu_": "relu", F.relu6: "relu6",
-    F.max_pool2d: "max_pool", torch.max_pool2d: "max_pool", F.adaptive_max_pool2d: "max_pool",
-    F.avg_pool2d: "avg_pool", F.adaptive_avg_pool2d: "adaptive_avg_pool", torch.mean: "mean", "mean": "mean",
-    F.dropout: "identity", torch.dropout: "identity", "contiguous": "identity", F.pad: "pad",
-    torch.flatten: "reshape", torch.reshape: "reshape", "flatten": "reshape", "view": "reshape", "reshape": "reshape",
-    operator.add: "add", operator.iadd: "add", torch.add: "add", "add": "add", "add_": "add",
-    torch.cat: "concat", torch.concat: "concat",
-    "size": "shape", getattr: "shape", operator.getitem: "shape", operator.mul: "shape", operator.floordiv: "shape",
-}  # fmt: skip
-POOLS = {  # functions that also return where each maximum was
-    F.max_pool2d: F.max_pool2d_with_indices,
-    torch.max_pool2d: F.max_pool2d_with_indices,
-    F.adaptive_max_pool2d: F.adaptive_max_pool2d_with_indices,
-}
-
-
-@dataclass(frozen=True)
-class Op:
-    """One operation. `inputs` and `output` are positions in Record.values (0 is x); `unit` is the l it belongs to;
-    `first` marks a linear layer with none below it; `where` names it in messages; `module` holds a layer's parameters."""
-
-    kind: str
-    inputs: tuple[int, ...]
-    output: int
-    call: Callable[..., Any]
-    where: str
-    module: nn.Module | None = None
-    unit: int = 0
-    first: bool = False
-    norm: str = ""  # the BatchNorm that followed it
-    settings: dict[str, Any] = field(default_factory=dict)
+from pipeline.lowering import LINEAR, RELU, Op, fold_batch_norm, lower
 
 
 @dataclass(frozen=True)
@@ -190,142 +147,6 @@ def trace(
         m, s = torch.tensor(list(mean)).view(-1, 1, 1), torch.tensor(list(std)).view(-1, 1, 1)
         bounds = ((0 - m) / s, (1 - m) / s)
     return Network(module, tuple(ops), output, layer_names, bounds)
-
-
-def fold_batch_norm(module: fx.GraphModule, how: str) -> dict[str, str]:
-    """Merge each BatchNorm into the convolution or linear layer before it, exactly (in float64); {layer: its BatchNorm}."""
-    modules, normalised = dict(module.named_modules()), {}
-    for node in list(module.graph.nodes):
-        norm = modules.get(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(norm, BATCH_NORM):
-            continue
-        before = node.args[0]
-        layer = modules.get(str(before.target)) if before.op == "call_module" else None
-        uses = sum(n.op == "call_module" and n.target == before.target for n in module.graph.nodes)
-        if not isinstance(layer, nn.Conv2d | nn.Linear) or len(before.users) > 1 or uses > 1 or norm.running_mean is None:
-            raise UserError(f"the BatchNorm at {node.target} does not follow a convolution or linear layer of its own, so it can't be folded; the walk does not know it")
-        if how == "fold":
-            weights = [None if p is None else p.double() for p in (layer.weight, layer.bias)]
-            statistics = [None if p is None else p.double() for p in (norm.running_mean, norm.running_var)]
-            affine = [None if p is None else p.double() for p in (norm.weight, norm.bias)]
-            fuse = fuse_conv_bn_weights if isinstance(layer, nn.Conv2d) else fuse_linear_bn_weights
-            weight, bias = fuse(*weights, *statistics, norm.eps, *affine)  # type: ignore[arg-type]
-            kept = layer.weight.dtype
-            layer.weight = nn.Parameter(weight.to(kept, memory_format=torch.preserve_format), requires_grad=False)
-            layer.bias = nn.Parameter(bias.to(kept), requires_grad=False)
-        normalised[before.target] = str(node.target)
-        node.replace_all_uses_with(before)
-        module.graph.erase_node(node)
-    module.graph.lint()
-    module.delete_all_unused_submodules()
-    module.recompile()
-    return normalised
-
-
-def lower(module: fx.GraphModule, normalised: dict[str, str]) -> tuple[list[Op], int]:
-    """The fx graph as operations, and the position of the output. An in-place operation renames what it overwrites."""
-    modules = dict(module.named_modules())
-    position: dict[fx.Node, int] = {}
-    ops: list[Op] = []
-    count = 0
-    for node in module.graph.nodes:
-        if node.op == "placeholder":
-            if position:
-                raise UserError(f"{node.target}: the model takes more than one input; the walk knows models of one image batch")
-            position[node] = 0
-        elif node.op == "get_attr":
-            raise UserError(f"the walk does not know parameters used outside of modules ({node.target}); put them into a Conv2d or Linear")
-        elif node.op == "output":
-            if not isinstance(node.args[0], fx.Node):
-                raise UserError("the model returns more than one tensor; the walk needs the logits alone")
-            return ops, position[node.args[0]]
-        else:
-            count += 1
-            op, overwritten = lower_node(node, modules, position, count, normalised)
-            ops.append(op)
-            position[node] = count
-            if overwritten is not None:
-                old = position[overwritten]
-                position.update({n: count for n, p in position.items() if p == old})
-    raise UserError("the model returns nothing")
-
-
-def lower_node(node: fx.Node, modules: dict[str, nn.Module], position: dict[fx.Node, int], output: int, normalised: dict[str, str]) -> tuple[Op, fx.Node | None]:
-    """One operation and, if it works in place, the node that it overwrites. Raises UserError for one that is not known."""
-    tensors = [n for n in node.all_input_nodes]
-    place = {n: i for i, n in enumerate(tensors)}
-    where = scope(node)
-    if node.op == "call_module":
-        target = modules[str(node.target)]
-        kind = KINDS.get(type(target))
-        name = type(target).__name__
-        inplace = getattr(target, "inplace", False)
-    else:
-        target = node.target
-        kind = KINDS.get(target)
-        name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
-        inplace = bool(node.kwargs.get("inplace")) or name in ("iadd",) or name.endswith("_")
-    if kind is None or (kind == "conv" and (target.padding_mode != "zeros")):
-        raise UserError(f"the walk does not know the operation {name} at {where}; add its gradient to pipeline/walk.py")
-    if kind == "pad" and node.op != "call_module" and (node.kwargs.get("mode", "constant") != "constant" or node.kwargs.get("value") or len(node.args) > 2):
-        raise UserError(f"the walk does not know the operation pad at {where} with a mode or value of its own; add its gradient to pipeline/walk.py")
-
-    def bind(call):  # the call with everything but its tensors filled in
-        def run(*values):
-            args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: values[place[n]])
-            return call(*args, **kwargs)
-
-        return run
-
-    settings: dict[str, Any] = {}
-    if isinstance(target, nn.Module):
-        if inplace:
-            target.inplace = False
-        if kind == "max_pool":
-            target = copy.copy(target)
-            target.return_indices = True
-        call = bind(target)
-        if kind in ("avg_pool",):
-            settings = {k: getattr(target, k) for k in ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")}
-        elif kind == "pad":
-            settings = {"pad": target.padding}
-    elif kind == "identity":
-        call = bind(lambda value, *_, **__: value)  # dropout in evaluation mode
-    elif kind == "max_pool":
-        call = bind(POOLS[target])
-    elif isinstance(target, str):
-        call = bind(lambda value, *args, **kwargs: getattr(value, target.rstrip("_") if kind in ("relu", "add") else target)(*args, **kwargs))
-    else:
-        plain = {F.relu_: F.relu, torch.relu_: torch.relu, operator.iadd: operator.add}.get(target, target)
-        call = bind(lambda *args, **kwargs: plain(*args, **{k: v for k, v in kwargs.items() if k != "inplace"}))
-        if kind == "avg_pool":
-            names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-            settings = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None}
-            settings |= dict(zip(names, node.args[1:], strict=False)) | {k: v for k, v in node.kwargs.items() if k in names}
-        elif kind == "pad":
-            settings = {"pad": node.args[1] if len(node.args) > 1 else node.kwargs["pad"]}
-    if kind == "concat":
-        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
-        tensors = list(node.args[0] if node.args else node.kwargs["tensors"])  # in order, repeats kept
-        call, settings = (lambda *values: torch.cat(values, dim)), {"dim": dim}
-    if kind == "add":
-        if len(node.args) != 2 or not all(isinstance(a, fx.Node) for a in node.args) or node.kwargs:
-            raise UserError(f"the walk knows the addition of two tensors only, not the one at {where}; add its gradient to pipeline/walk.py")
-        tensors = list(node.args)
-        call = torch.add
-    if kind == "mean":
-        settings = {"dim": node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")}
-    op = Op(kind, tuple(position[n] for n in tensors), output, call, where, target if isinstance(target, nn.Module) else None, settings=settings, norm=normalised.get(str(node.target), "") if node.op == "call_module" else "")
-    return op, (tensors[0] if inplace else None)
-
-
-def scope(node: fx.Node) -> str:
-    """Where in the model a node stands: its module path, or the path of the module whose forward calls it."""
-    if node.op == "call_module":
-        return str(node.target)
-    stack = node.meta.get("nn_module_stack") or {}
-    path = next(reversed(stack.values()))[0] if stack else ""
-    return f"{path}.{node.name}" if path else node.name
 
 
 def number_units(ops: list[Op], output: int) -> tuple[list[Op], tuple[int, ...]]:

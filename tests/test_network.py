@@ -149,6 +149,7 @@ UNKNOWN = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize("case", UNKNOWN)
 def test_unknown_operations_are_refused_by_name(case):
     run, modules, words = UNKNOWN[case]

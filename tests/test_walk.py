@@ -143,6 +143,7 @@ def test_ends_of_the_sweep(name):
 ENDS = {"no_bias": (0, 2, 5, 9, 11), "plain": (0, 2, 5, 9, 11), "grouped": (0, 2, 4, 6, 8, 10), "pools": (0, 2, 5, 9, 14), "normalised": (0, 3, 6, 11, 12)}
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # by torch.func.jvp itself
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", ENDS)
 def test_alignment_can_be_read_off_the_rule_chain(name, rule):
