@@ -23,7 +23,9 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
         is_safetensors = file.suffix == ".safetensors"
         state = safetensors.torch.load_file(file) if is_safetensors else torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"the checkpoint {path} can't be read as data ({first_line(error)}); save it with safetensors, or torch.save(model.state_dict())") from None
+        raise UserError(
+            f"the checkpoint {path} can't be read as data ({first_line(error)}); save it with safetensors, or torch.save(model.state_dict())"
+        ) from None
     if isinstance(state, dict):
         for key in ("state_dict", "model"):  # common wrappings
             state = state[key] if isinstance(state.get(key), dict) else state
@@ -41,7 +43,12 @@ def load_complete(module: nn.Module, state: dict[str, Tensor], source: str, miss
     broken = [k for k, v in state.items() if v.is_floating_point() and not bool(v.isfinite().all())]
     hint = "give a file made for this model"
     partial_hint = f"give a complete file, or name these layers in weights.randomised=[...] to draw them at random: {', '.join(dict.fromkeys(k.rsplit('.', 1)[0] for k in missing))}"
-    for problem, keys, what in (("wrong shapes", wrong, hint), ("parameters that the model has not", unknown, hint), ("no values for", missing, partial_hint), ("NaN or infinite values", broken, hint)):
+    for problem, keys, what in (
+        ("wrong shapes", wrong, hint),
+        ("parameters that the model has not", unknown, hint),
+        ("no values for", missing, partial_hint),
+        ("NaN or infinite values", broken, hint),
+    ):
         if keys:
             raise UserError(f"the checkpoint {source} has {problem}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}; {what}")
     module.load_state_dict(state, strict=False)

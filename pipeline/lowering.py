@@ -70,7 +70,9 @@ def fold_batch_norm(module: fx.GraphModule, how: str) -> dict[str, str]:
         layer = modules.get(str(before.target)) if before.op == "call_module" else None
         uses = sum(n.op == "call_module" and n.target == before.target for n in module.graph.nodes)
         if not isinstance(layer, nn.Conv2d | nn.Linear) or len(before.users) > 1 or uses > 1 or norm.running_mean is None:
-            raise UserError(f"the BatchNorm at {node.target} does not follow a convolution or linear layer of its own, so it can't be folded; the walk does not know it")
+            raise UserError(
+                f"the BatchNorm at {node.target} does not follow a convolution or linear layer of its own, so it can't be folded; the walk does not know it"
+            )
         if how == "fold":
             weights = [None if p is None else p.double() for p in (layer.weight, layer.bias)]
             statistics = [None if p is None else p.double() for p in (norm.running_mean, norm.running_var)]
@@ -117,7 +119,9 @@ def lower(module: fx.GraphModule, normalised: dict[str, str]) -> tuple[list[Op],
     raise UserError("the model returns nothing")
 
 
-def lower_node(node: fx.Node, modules: dict[str, nn.Module], position: dict[fx.Node, int], output: int, normalised: dict[str, str]) -> tuple[Op, fx.Node | None]:
+def lower_node(
+    node: fx.Node, modules: dict[str, nn.Module], position: dict[fx.Node, int], output: int, normalised: dict[str, str]
+) -> tuple[Op, fx.Node | None]:
     """One operation and, if it works in place, the node that it overwrites. Raises UserError for one that is not known."""
     module = modules[str(node.target)] if node.op == "call_module" else None
     key: Any = type(module) if module is not None else node.target
@@ -127,7 +131,9 @@ def lower_node(node: fx.Node, modules: dict[str, nn.Module], position: dict[fx.N
     where = scope(node)
     settings = operation_settings(kind, module, node) if kind else None
     if kind is None or settings is None:
-        raise UserError(f"the walk does not know the operation {name} at {where}{' with these arguments' if kind else ''}; add its gradient to pipeline/walk.py")
+        raise UserError(
+            f"the walk does not know the operation {name} at {where}{' with these arguments' if kind else ''}; add its gradient to pipeline/gradients.py"
+        )
     if isinstance(module, nn.ReLU | nn.ReLU6 | nn.Dropout):
         module.inplace = False
     tensors = list(node.all_input_nodes)
@@ -137,7 +143,16 @@ def lower_node(node: fx.Node, modules: dict[str, nn.Module], position: dict[fx.N
         call = lambda *values: torch.cat(values, settings["dim"])  # noqa: E731
     elif kind == "add":
         tensors, call = list(node.args), torch.add
-    op = Op(kind, tuple(position[n] for n in tensors), output, call, where, module, settings=settings, norm=normalised.get(str(node.target), "") if module is not None else "")  # type: ignore[index]
+    op = Op(
+        kind,
+        tuple(position[n] for n in tensors),
+        output,
+        call,
+        where,
+        module,
+        settings=settings,
+        norm=normalised.get(str(node.target), "") if module is not None else "",
+    )  # type: ignore[index]
     return op, (tensors[0] if inplace else None)  # type: ignore[return-value]
 
 
@@ -150,7 +165,10 @@ def operation_settings(kind: str, module: nn.Module | None, node: fx.Node) -> di
     if kind == "conv":
         return {} if module.padding_mode == "zeros" else None  # type: ignore[union-attr]
     if kind == "avg_pool":
-        return {name: getattr(module, name) if module is not None else argument(place, name, default) for place, (name, default) in enumerate(AVG_POOL.items(), start=1)}
+        return {
+            name: getattr(module, name) if module is not None else argument(place, name, default)
+            for place, (name, default) in enumerate(AVG_POOL.items(), start=1)
+        }
     if kind == "pad":
         plain = module is not None or (argument(2, "mode", "constant") == "constant" and not argument(3, "value"))
         return {"pad": module.padding if module is not None else argument(1, "pad")} if plain else None

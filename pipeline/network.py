@@ -1,7 +1,7 @@
 """A traced network: a flat list of operations in which the paper's layers l = 1..L are numbered, and a forward pass that records.
 
 `trace` turns an nn.Module into a Network: torch.fx graph, BatchNorm folded, in-place operations undone, each operation
-given a kind (a key of walk.GRADIENTS) and the unit l it belongs to. `Network.forward` keeps every value in a Record.
+given a kind (a key of gradients.GRADIENTS) and the unit l it belongs to. `Network.forward` keeps every value in a Record.
 """
 
 import copy
@@ -100,7 +100,7 @@ class Network:
             if op.kind == "max_pool":
                 value, argmax[op.output] = value
             if op.kind == "shape" and isinstance(value, Tensor):
-                raise UserError(f"the walk does not know the operation that yields {op.where}; add its gradient to pipeline/walk.py")
+                raise UserError(f"the walk does not know the operation that yields {op.where}; add its gradient to pipeline/gradients.py")
             values[op.output] = value if visit is None else visit(op, value)
         return Record(self, values, argmax)
 
@@ -137,7 +137,9 @@ def trace(
     try:
         module = fx.symbolic_trace(model)
     except Exception as error:  # fx raises many kinds; all mean the same to the user
-        raise UserError(f"torch.fx can't trace {type(model).__name__} ({str(error).splitlines()[0]}); rewrite its forward without control flow that depends on values") from error
+        raise UserError(
+            f"torch.fx can't trace {type(model).__name__} ({str(error).splitlines()[0]}); rewrite its forward without control flow that depends on values"
+        ) from error
     module.to(memory_format=memory_format(next((p.device for p in module.parameters()), torch.device("cpu"))))
     normalised = fold_batch_norm(module, batch_norm)
     ops, output = number_units(*lower(module, normalised))

@@ -220,7 +220,16 @@ def run_group(cells: list[Cell], run: Run, store: Store, device: torch.device, b
                 table.attrs = {}
                 results.append(Result(table))
         for cell, result in zip(cells, results, strict=True):
-            store.finish(cell, result, {**facts, "images": len(image_set(cell)) - len(skipped) if "images" in spec.needs else None, "skipped": skipped, "seconds": round(time.monotonic() - started, 3)})
+            store.finish(
+                cell,
+                result,
+                {
+                    **facts,
+                    "images": len(image_set(cell)) - len(skipped) if "images" in spec.needs else None,
+                    "skipped": skipped,
+                    "seconds": round(time.monotonic() - started, 3),
+                },
+            )
 
 
 def build_network(cell: Cell, device: torch.device) -> Network:

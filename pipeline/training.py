@@ -167,7 +167,9 @@ def train(
         if (step + 1) % per_epoch == 0:
             test_accuracy = accuracy(model, test, options.bf16)
             seconds += time.monotonic() - tick
-            rows.append({"epoch": epoch + 1, "loss": loss_sum / per_epoch, "accuracy": test_accuracy, "lr": optimizer.param_groups[0]["lr"], "seconds": seconds})
+            rows.append(
+                {"epoch": epoch + 1, "loss": loss_sum / per_epoch, "accuracy": test_accuracy, "lr": optimizer.param_groups[0]["lr"], "seconds": seconds}
+            )
             loss_sum, seconds, tick = 0.0, 0.0, time.monotonic()
             save(step + 1)
             saved = tick

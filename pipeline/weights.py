@@ -1,9 +1,10 @@
-"""Weight states by name: a frozen dataclass each. A file's state has `network(model, seed, dtype)`; a random law only says how one layer's weights are drawn, `draw(shape, seed, layer)`.
+"""Weight states by name: a frozen dataclass each.
 
-Under a random law biases are zero, BatchNorm is reset to
-the identity, and every layer has a stream of its own derived from (seed, layer), drawn on the CPU: the same weights on any
-device, whichever other layers are drawn. To add a law: write such a dataclass, enter it in WEIGHTS at the foot,
-add conf/weights/<name>.yaml.
+A state from a file has `network(model, seed, dtype)`. A random law only says how one layer's weights are drawn,
+`draw(shape, seed, layer)`, with a stream of its own derived from (seed, layer) and drawn on the CPU: the same weights on
+any device, whichever other layers are drawn. Biases are zero then, and BatchNorm is reset to the identity.
+
+To add a law: write such a dataclass, enter it in WEIGHTS at the foot, add conf/weights/<name>.yaml.
 """
 
 import math
@@ -11,35 +12,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.drawing import EXTRA, calibrate, fan_in, he, randomise, standard_normal, stream, unit_interval
 from pipeline.errors import UserError
 from pipeline.loading import download, file_hash, load_complete, read_checkpoint
 from pipeline.models import Torchvision
-from pipeline.network import LINEAR, Network, Op, trace
-from pipeline.seeds import derived_seed
+from pipeline.network import Network, trace
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-WEIGHT, EXTRA = 0, 1  # streams of one layer: its weights, and whatever else a law draws
-
-
-def stream(seed: int, layer: int, purpose: int = WEIGHT) -> torch.Generator:
-    return torch.Generator().manual_seed(derived_seed(seed, layer, purpose))
-
-
-def fan_in(shape: Iterable[int]) -> int:
-    """Inputs of one neuron: in / groups x kernel height x kernel width."""
-    return math.prod(tuple(shape)[1:])
-
-
-def he(shape: Iterable[int]) -> float:
-    """He's standard deviation, sqrt(2 / fan_in): keeps the scale of activations through a ReLU network."""
-    return math.sqrt(2 / fan_in(shape))
-
-
 # ---- random laws: shape (out, in / groups[, kh, kw]) -> float32 weights ------------------------------------------------
 
 
@@ -52,20 +36,6 @@ class Scale(Enum):
     he = "he"  # second moment 2 / fan_in
     mean = "mean"  # mean 1 / fan_in: keeps a constant image's scale where all weights are positive
     none = "none"  # the law as written
-
-
-class Law(Protocol):
-    @property
-    def batchnorm(self) -> BatchNormReset: ...
-    def draw(self, shape: torch.Size, seed: int, layer: int) -> Tensor: ...
-
-
-def standard_normal(shape: Iterable[int], seed: int, layer: int) -> Tensor:
-    return torch.randn(tuple(shape), generator=stream(seed, layer))
-
-
-def unit_interval(shape: Iterable[int], seed: int, layer: int) -> Tensor:
-    return torch.rand(tuple(shape), generator=stream(seed, layer))
 
 
 @dataclass(frozen=True)
@@ -176,45 +146,6 @@ class HeavyTailed:
         chi2 = torch.randn(shape[0], self.degrees, generator=stream(seed, layer, EXTRA)).pow(2).sum(1)
         spread = torch.sqrt(self.degrees / chi2) * math.sqrt((self.degrees - 2) / self.degrees)
         return standard_normal(shape, seed, layer) * he(shape) * spread.view(-1, *[1] * (len(shape) - 1))
-
-
-@torch.no_grad()
-def randomise(network: Network, law: Law, seed: int, layers: Iterable[int] | None = None) -> None:
-    """Draw the weights of the layers (numbers of conv and linear layers from 1; default all) and set their biases to zero."""
-    chosen = set(range(1, len(network.layers) + 1) if layers is None else layers)
-    for number, op in enumerate(network.layers, start=1):
-        if number in chosen:
-            module = op.module
-            weight = law.draw(module.weight.shape, seed, number)  # type: ignore[union-attr,arg-type]
-            set_parameter(module, "weight", weight)
-            if module.bias is not None:  # type: ignore[union-attr]
-                has_biases = isinstance(law, KaimingUniform)
-                set_parameter(module, "bias", law.draw_bias(weight.shape, seed, number) if has_biases else torch.zeros(len(weight)))
-
-
-def set_parameter(module: Any, name: str, value: Tensor) -> None:
-    old = getattr(module, name)
-    layout = torch.channels_last if value.ndim == 4 and old.is_contiguous(memory_format=torch.channels_last) else torch.preserve_format
-    setattr(module, name, nn.Parameter(value.to(old.dtype).contiguous(memory_format=layout) if value.ndim == 4 else value.to(old.dtype), requires_grad=False))
-
-
-@torch.no_grad()
-def calibrate(network: Network, x: Tensor) -> None:
-    """Give each layer that had a BatchNorm outputs of mean 0 and variance 1 per channel on the batch x, in order, by its own weights."""
-
-    def visit(op: Op, value: Any) -> Any:
-        if op.kind not in LINEAR or not op.norm:
-            return value
-        if op.module.bias is None:  # type: ignore[union-attr]
-            op.module.bias = nn.Parameter(value.new_zeros(value.shape[1]), requires_grad=False)  # type: ignore[union-attr]
-        axes = (0, *range(2, value.ndim))
-        mean, deviation = value.mean(axes), value.var(axes, unbiased=False).sqrt().clamp(min=1e-12)
-        per_channel = lambda v: v.view(1, -1, *[1] * (value.ndim - 2))  # noqa: E731
-        op.module.weight.div_(deviation.view(-1, *[1] * (op.module.weight.ndim - 1)))  # type: ignore[union-attr,operator]
-        op.module.bias.sub_(mean).div_(deviation)  # type: ignore[union-attr,operator]
-        return (value - per_channel(mean)) / per_channel(deviation)
-
-    network.forward(x, visit)
 
 
 # ---- states: (model, seed) -> Network ---------------------------------------------------------------------

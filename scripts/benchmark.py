@@ -17,6 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,13 +42,6 @@ def vgg16(device: str) -> nn.Module:
     return model.to(device)
 
 
-def images(batch: int, size: int, device: str) -> Tensor:
-    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1)).to(device)
-
-
-# ---- the two sides ---------------------------------------------------------------------------------------------------
-
-
 def sweep(network: Network, x: Tensor, rule: Rule) -> dict[int, Tensor]:
     """Alignment of R_N by N, each (B,)."""
     return {n: alignment(r, x) for _, n, r in cascade(network.forward(x), [rule])}
@@ -56,9 +50,8 @@ def sweep(network: Network, x: Tensor, rule: Rule) -> dict[int, Tensor]:
 def one_by_one(network: Network, x: Tensor, rule: Rule) -> dict[int, Tensor]:
     """The same, each N walked from the top by itself over one record."""
     record, depth, found = network.forward(x), network.depth, {}
-    start = one_hot(record)
     for n in range(depth + 1):
-        r = start if n == 0 else rule.start(start, record.logits)
+        r = rule.start(one_hot(record), record.logits) if n else one_hot(record)
         found[n] = alignment(walk(record, r, lambda layer, top=depth - n: rule if layer > top else GRAD, depth), x)
     return found
 
@@ -85,9 +78,6 @@ def hooked(model: nn.Module, memory_format: torch.memory_format) -> Callable[[Te
     return run
 
 
-# ---- measuring -------------------------------------------------------------------------------------------------------
-
-
 def seconds(call: Callable[[], object], device: str) -> float:
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     wait()
@@ -99,13 +89,8 @@ def seconds(call: Callable[[], object], device: str) -> float:
 
 def alternate(calls: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, list[float]]:
     """Seconds of each call, taken in turn so that what else runs on the machine touches all alike. One warm-up each."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    for _ in range(repeats):
-        for name, call in calls.items():
-            times[name].append(seconds(call, device))
-    return times
+    rounds = [{name: seconds(call, device) for name, call in calls.items()} for _ in range(repeats + 1)]
+    return {name: [times[name] for times in rounds[1:]] for name in calls}
 
 
 def multiply_adds(network: Network, x: Tensor) -> float:
@@ -118,39 +103,39 @@ def multiply_adds(network: Network, x: Tensor) -> float:
 
 
 def convolution_rate(device: str) -> float:
-    """Multiply-adds per second of a large convolution, the best of five."""
+    """Multiply-adds per second of a large convolution, the best of six."""
     kind = torch.channels_last if device == "cpu" else torch.contiguous_format
     x = torch.randn(8, 256, 56, 56, device=device).to(memory_format=kind)
     w = torch.randn(256, 256, 3, 3, device=device).to(memory_format=kind)
-    call = lambda: nn.functional.conv2d(x, w, padding=1)  # noqa: E731
-    call()
-    return x.numel() * 256 * 9 / min(seconds(call, device) for _ in range(5))
+    return x.numel() * 256 * 9 / min(seconds(lambda: nn.functional.conv2d(x, w, padding=1), device) for _ in range(6))
 
 
 def peak_growth(rule: str, size: int, batch: int, device: str, threads: int | None, answer) -> None:
     """Run in a process of its own: bytes by which one sweep raises the peak over what the model holds."""
     if threads:
         torch.set_num_threads(threads)
-    network, x = trace(vgg16(device)), images(batch, size, device)
+    network, x = trace(vgg16(device)), torch.randn(batch, 3, size, size, device=device)
     if device == "cuda":
         held = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        sweep(network, x, RULES[rule])
-        answer.put(torch.cuda.max_memory_allocated() - held)
-        return
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    if sys.platform == "linux":  # forget the peak of building the model
-        Path("/proc/self/clear_refs").write_text("5")
+    elif sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building the model
         held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    else:
+        held = peak_resident()
     sweep(network, x, RULES[rule])
-    answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - held)
+    answer.put((torch.cuda.max_memory_allocated() if device == "cuda" else peak_resident()) - held)
+
+
+def peak_resident() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def single_maps(model: nn.Module, network: Network, x: Tensor) -> dict[str, dict[str, Callable[[], object]]]:
     """One map of one rule by this program and by the libraries that are installed; each with its forward pass."""
     target = network.forward(x).logits.argmax(1)
-    calls = {rule: {"this program": lambda rule=rule: attribute(network.forward(x), RULES[rule], target)} for rule in ("gbp", "lrp")}
+    ours = lambda rule: lambda: attribute(network.forward(x), RULES[rule], target)  # noqa: E731
+    calls: dict[str, dict[str, Callable[[], object]]] = {rule: {"this program": ours(rule)} for rule in ("gbp", "lrp")}
     with contextlib.suppress(ImportError):
         from captum.attr import GuidedBackprop as Captum
 
@@ -194,12 +179,12 @@ def main() -> None:
     growth = answer.get()
     process.join()
 
-    model, x = vgg16(device), images(args.batch, args.size, device)
+    model, x = vgg16(device), torch.randn(args.batch, 3, args.size, args.size, device=device)
     network = trace(model)
     sides: dict[str, Callable[[], dict[int, Tensor]]] = {"one N at a time": lambda: one_by_one(network, x, rule)}
     if args.rule == "gbp":
         formats = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
-        sides = {f"backward passes ({name})": (lambda run=hooked(vgg16(device), kind): run(x)) for name, kind in formats.items()}
+        sides = {f"backward passes ({name})": partial(hooked(vgg16(device), kind), x) for name, kind in formats.items()}
     mine = sweep(network, x, rule)
     apart = max(float((mine[n] - theirs).abs().max()) for run in sides.values() for n, theirs in run().items())
     first = {side: seconds(run, device) for side, run in sides.items()}

@@ -33,7 +33,11 @@ def run(monkeypatch, capsys, tmp_path) -> Callable[..., Ended]:
 
     def call(*args: str, output: Path | None = None) -> Ended:
         GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", ["pipeline", f"run.output={output or tmp_path / 'outputs'}", *([] if any("run.device" in arg for arg in args) else ["run.device=cpu"]), *args])
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            ["pipeline", f"run.output={output or tmp_path / 'outputs'}", *([] if any("run.device" in arg for arg in args) else ["run.device=cpu"]), *args],
+        )
         code = 0
         try:
             cli.main()

@@ -16,7 +16,12 @@ from pipeline.rules import RULES
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = [(group, name) for group, registry in cli.GROUPS.items() for name in registry]
-NEEDED = {"checkpoint": "weights.path=vgg16_cifar10", "folder": "data.root=.", "own": "model.call=tests.tiny:network", "external": "rule.call=tests.tiny:mean_gradient"}
+NEEDED = {
+    "checkpoint": "weights.path=vgg16_cifar10",
+    "folder": "data.root=.",
+    "own": "model.call=tests.tiny:network",
+    "external": "rule.call=tests.tiny:mean_gradient",
+}
 
 
 @pytest.fixture
@@ -56,7 +61,15 @@ def test_every_figures_cells_expand(hydra, figure, profile):
 def test_fig2_has_its_sweeps(hydra):
     cfg = compose("config", overrides=["figure=fig2", "profile=demo"])
     sweeps = cli.figure_cells(cli.parse(cfg.figure, cli.Sweeps, "figure"), cli.parse(cfg.profile, cli.Profile, "profile"), [])
-    assert {name: len(cells) for name, cells in sweeps.items()} == {"random": 40, "trained": 4, "random_ends": 20, "trained_ends": 2, "nulls": 1, "random_weights": 10, "trained_weights": 1}
+    assert {name: len(cells) for name, cells in sweeps.items()} == {
+        "random": 40,
+        "trained": 4,
+        "random_ends": 20,
+        "trained_ends": 2,
+        "nulls": 1,
+        "random_weights": 10,
+        "trained_weights": 1,
+    }
     assert {cell.seed for cell in sweeps["random"]} == set(range(100, 110))
     assert {cell.rule.value.first_layer.value for cell in sweeps["random_ends"]} == {"split", "plus"}
 

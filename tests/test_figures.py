@@ -24,11 +24,30 @@ def tables() -> dict[str, pd.DataFrame]:
 
     def stats(seeds):
         return pd.DataFrame(
-            [{"layer": k, "name": f"conv{k}", "seed": s, "cosine_mean": rng.normal(0, 0.01), "cosine_std": 0.1 + 0.01 * s, "cosine_abs_mean": 0.08, "norm_mean": 1.4 + 0.1 * s, "norm_std": 0.1} for s in seeds for k in range(1, 5)]
+            [
+                {
+                    "layer": k,
+                    "name": f"conv{k}",
+                    "seed": s,
+                    "cosine_mean": rng.normal(0, 0.01),
+                    "cosine_std": 0.1 + 0.01 * s,
+                    "cosine_abs_mean": 0.08,
+                    "norm_mean": 1.4 + 0.1 * s,
+                    "norm_std": 0.1,
+                }
+                for s in seeds
+                for k in range(1, 5)
+            ]
         )
 
     every = fig2.RULES
-    nulls = pd.DataFrame([{"image": f"i{i}", "null": null, "alignment": 0.2 + 0.1 * i, **{f"alignment_band{b}": np.nan if b == 0 else 0.3 for b in range(4)}} for null in fig2.NULLS for i in range(3)])
+    nulls = pd.DataFrame(
+        [
+            {"image": f"i{i}", "null": null, "alignment": 0.2 + 0.1 * i, **{f"alignment_band{b}": np.nan if b == 0 else 0.3 for b in range(4)}}
+            for null in fig2.NULLS
+            for i in range(3)
+        ]
+    )
     ends = [pd.concat([cascade(w, s, ["lrp"], first) for first in ("split", "plus")]) for w, s in (("gaussian", (0, 1)), ("checkpoint", (0,)))]
     return {
         "random": cascade("gaussian", (0, 1), every), "trained": cascade("checkpoint", (0,), every), "random_ends": ends[0], "trained_ends": ends[1],

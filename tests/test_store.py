@@ -55,7 +55,9 @@ def test_a_killed_run_goes_on_inside_its_cell(tmp_path, cell):
     folder = tiny.images(tmp_path / "many", count=200)
     out = tmp_path / "killed"
     args = [*tiny.OWN, "data=folder", f"data.root={folder}", f"run.output={out}", "run.batch_size=16", "run.device=cpu"]
-    process = subprocess.Popen([sys.executable, "-c", SLOW, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": os.getcwd()}
+    )
     deadline = time.time() + 120
     while not list(out.glob("results/cascade/.work/*/part-00000.parquet")) and time.time() < deadline:
         time.sleep(0.02)

@@ -13,7 +13,21 @@ from pipeline.network import trace
 from pipeline.training import LabelledImages, TrainOptions, augment, one_cycle, train
 from tests import tiny
 
-OPTIONS = TrainOptions(seed=1, sizes=[16], epochs=[3], batch_size=8, lr=0.05, warmup=0.3, momentum=0.9, weight_decay=5e-4, label_smoothing=0.0, crop=2, flip=True, bf16=False, save_every=0.0)
+OPTIONS = TrainOptions(
+    seed=1,
+    sizes=[16],
+    epochs=[3],
+    batch_size=8,
+    lr=0.05,
+    warmup=0.3,
+    momentum=0.9,
+    weight_decay=5e-4,
+    label_smoothing=0.0,
+    crop=2,
+    flip=True,
+    bf16=False,
+    save_every=0.0,
+)
 
 
 def labelled(n: int, seed: int) -> LabelledImages:
@@ -65,7 +79,13 @@ def test_augmentation_shifts_and_flips_each_image_by_itself():
     out = augment(ramp, 2, True, torch.Generator().manual_seed(0))
     assert out.shape == ramp.shape and out.dtype == torch.uint8
     padded = torch.nn.functional.pad(ramp[:1].float(), (2, 2, 2, 2), mode="reflect").to(torch.uint8)[0]
-    crops = {c.flip(2).numpy().tobytes() if f else c.contiguous().numpy().tobytes() for t in range(5) for left in range(5) for f in (0, 1) for c in [padded[:, t : t + 16, left : left + 16]]}
+    crops = {
+        c.flip(2).numpy().tobytes() if f else c.contiguous().numpy().tobytes()
+        for t in range(5)
+        for left in range(5)
+        for f in (0, 1)
+        for c in [padded[:, t : t + 16, left : left + 16]]
+    }
     got = {o.contiguous().numpy().tobytes() for o in out}
     assert got <= crops and len(got) > 25
     assert torch.equal(augment(ramp, 0, False, torch.Generator()), ramp)

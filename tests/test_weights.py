@@ -9,7 +9,7 @@ from pipeline.api import rule
 from pipeline.errors import UserError
 from pipeline.experiments.weight_stats import layer_stats
 from pipeline.metrics import isotropy
-from pipeline.models import Own, Torchvision, Vgg16Cifar
+from pipeline.models import Own, Torchvision
 from pipeline.walk import attribute
 from pipeline.weights import (
     Anisotropic,
@@ -147,11 +147,6 @@ def test_checkpoint_of_a_batch_norm_network_is_folded(tmp_path):
     network = network_of(Checkpoint(str(tmp_path / "w.pt"), []), tiny_model("tests.test_weights:normed"), 0, torch.float64, no_images)
     x = torch.randn(3, 3, 16, 16, dtype=torch.float64)
     torch.testing.assert_close(network.forward(x).logits, module.double()(x))
-
-
-def test_shipped_checkpoint_has_the_accuracy_of_its_card(real_data):
-    network = network_of(Checkpoint("vgg16_cifar10", []), Vgg16Cifar(10, False, 0.0), 0, torch.float32, no_images)
-    assert network.depth == 16 and network.names[0] == "conv1_1" and network.names[-1] == "fc8"
 
 
 # ---- pretrained: torchvision's cache, a local file, no network ------------------------------------------------------------

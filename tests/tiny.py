@@ -12,7 +12,9 @@ OWN = ["model=own", "model.call=tests.tiny:network", "model.resize=16", "model.c
 
 def network(batch_norm: bool = False) -> nn.Module:
     norm = [nn.BatchNorm2d(8)] if batch_norm else []
-    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *norm, nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 5))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), *norm, nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 5)
+    )
 
 
 def with_sigmoid() -> nn.Module:

@@ -32,7 +32,10 @@ def run(images: Any, options: Options) -> list[Result]:
             maps |= {"noise": noise(x, image), "other": images.other(image)}
             for name, r in maps.items():
                 bands = band_alignment(r, x)[0]
-                rows.append({"image": image, "target": -1, "null": name, "alignment": float(alignment(r, x))} | {f"alignment_band{i}": float(bands[i]) for i in range(BANDS)})
+                rows.append(
+                    {"image": image, "target": -1, "null": name, "alignment": float(alignment(r, x))}
+                    | {f"alignment_band{i}": float(bands[i]) for i in range(BANDS)}
+                )
     return [Result(pd.DataFrame(rows))]
 
 

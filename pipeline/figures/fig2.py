@@ -84,7 +84,10 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
         ax.set(xlabel="N" if place >= len(bands) - 2 else "", ylabel=r"$\alpha$" if place % 2 == 0 else "")
         ax.tick_params(labelleft=place % 2 == 0)
     figure.legend(handles=legend_handles(), loc="upper center", bbox_to_anchor=(0.5, 0.44), ncols=8, columnspacing=1.2, handlelength=2.2)
-    for panel, ax, title, label in (("b", figure.add_subplot(bottom[0]), "cosine of neurons' weights", "cosine"), ("c", figure.add_subplot(bottom[1]), "norm of neurons' weights", r"$\|w\|_2$")):
+    for panel, ax, title, label in (
+        ("b", figure.add_subplot(bottom[0]), "cosine of neurons' weights", "cosine"),
+        ("c", figure.add_subplot(bottom[1]), "norm of neurons' weights", r"$\|w\|_2$"),
+    ):
         draw_layers(ax, numbers, panel)
         style.panel_title(ax, panel, title)
         ax.set(ylabel=label)
@@ -104,10 +107,22 @@ def draw_cascade(ax: Axes, part: pd.DataFrame, labels: bool) -> None:
             sns.lineplot(data=solid, x="x", y="y", ax=ax, color=colour, linestyle=line, marker=mark, markersize=size, markeredgecolor=colour,
                          markeredgewidth=0.6, markerfacecolor=colour if filled else "white", linewidth=1.1 if labels else 0.9, errorbar=None, legend=False)  # fmt: skip
             if rule == "lrp":
-                ends = {mark: points[points["x"] == depth]} | {END_MARKS[first]: part[(part["state"] == state) & (part["series"] == f"lrp {first}")] for first in END_MARKS}
+                ends = {mark: points[points["x"] == depth]} | {
+                    END_MARKS[first]: part[(part["state"] == state) & (part["series"] == f"lrp {first}")] for first in END_MARKS
+                }
                 for end_mark, end in ends.items():
                     errors = bars(end)
-                    ax.errorbar(end["x"], end["y"], errors, fmt=end_mark, color=colour, markersize=size + 1, elinewidth=0.6, markerfacecolor=colour if filled else "white", markeredgewidth=0.6)
+                    ax.errorbar(
+                        end["x"],
+                        end["y"],
+                        errors,
+                        fmt=end_mark,
+                        color=colour,
+                        markersize=size + 1,
+                        elinewidth=0.6,
+                        markerfacecolor=colour if filled else "white",
+                        markeredgewidth=0.6,
+                    )
     nulls = part[part["state"] == "baseline"].set_index("series")["y"]
     for value in nulls:
         ax.axhline(value, color="#888888", linewidth=0.5, linestyle=":", zorder=0)

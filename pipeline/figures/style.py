@@ -41,7 +41,9 @@ def labels_at_right(ax: Axes, values: dict[str, float], colour: str, gap: float 
     at = -1.0
     for text, value in sorted(values.items(), key=lambda item: item[1]):
         at = max((value - low) / (high - low), at + gap)
-        ax.annotate(text, (1.0, (value - low) / (high - low)), (1.02, at), xycoords="axes fraction", textcoords="axes fraction", va="center", fontsize=6, color=colour)
+        ax.annotate(
+            text, (1.0, (value - low) / (high - low)), (1.02, at), xycoords="axes fraction", textcoords="axes fraction", va="center", fontsize=6, color=colour
+        )
 
 
 def caption(figure: Figure, text: str, y: float = 0.008, width: int = 168) -> None:
