@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import hydra
+import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -36,7 +37,8 @@ GROUPS: dict[str, Mapping[str, Any]] = {
     "rule": RULES,
     "data": DATA,
 }
-SCOPED = re.compile(rf"^({'|'.join([*RULES, *EXPERIMENTS])})\.(\w+=.*)$")  # rectgrad.quantile=0.8 concerns that rule alone
+NAMES = [name for registry in GROUPS.values() for name in registry]
+SCOPED = re.compile(rf"^({'|'.join(NAMES)})\.([\w.]+=.*)$")  # rectgrad.quantile=0.8 concerns that rule alone
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,7 @@ def parse_cell(cfg: DictConfig, choices: Mapping[str, Any]) -> Cell:
     for group, registry in GROUPS.items():
         name = choices[group]
         node = OmegaConf.to_container(cfg[group], resolve=True)
-        for key, value in (OmegaConf.to_container(cfg.scoped).get(name) or {}).items():  # type: ignore[union-attr]
-            node[key] = value  # type: ignore[index]
+        node |= OmegaConf.to_container(cfg.scoped).get(name) or {}  # type: ignore[union-attr,operator]
         parsed[group] = Choice(name, parse(node, registry[name], f"{group}={name}"))
     root = parse({k: cfg[k] for k in ("seed", "dtype", "target")}, Root, "the configuration")
     return Cell(**parsed, spec=EXPERIMENTS[choices["experiment"]], seed=root.seed, dtype=root.dtype, target=root.target)
@@ -104,13 +105,14 @@ def figure_cells(sweeps: Sweeps, profile: Profile, user: list[str]) -> dict[str,
     for name, sweep in sweeps.sweeps.items():
         cells: dict[str, Cell] = {}
         for point in points(sweep):
-            overrides = {**{k: str(v) for k, v in profile.overrides.items()}, **point, **dict(o.split("=", 1) for o in user)}
-            seed = overrides.pop("seed", None)  # a plain number: no need to compose anew for each
-            key = tuple(f"{k}={v}" for k, v in overrides.items())
+            overrides = {k: f"{k}={v}" for k, v in {**profile.overrides, **point}.items()}
+            overrides |= {o.split("=", 1)[0]: o for o in user}
+            seed = overrides.pop("seed", "").removeprefix("seed=")  # a plain number: no need to compose anew for each
+            key = tuple(overrides.values())
             if key not in parsed:
                 cfg = compose("config", overrides=list(key), return_hydra_config=True)
                 parsed[key] = parse_cell(cfg, cfg.hydra.runtime.choices)
-            cell = parsed[key] if seed is None else with_seed(parsed[key], seed)
+            cell = with_seed(parsed[key], seed) if seed else parsed[key]
             cells[cell.key] = cell
         found[name] = list(cells.values())
     return found
@@ -134,8 +136,9 @@ def dispatch(cfg: DictConfig, hydra_config: Any) -> None:
     if choices.get("figure") in (None, "null"):
         print(run_cells([parse_cell(cfg, choices)], run)[0])
         return
-    user = [o for o in hydra_config.overrides.task if not o.startswith(("figure=", "profile="))]
     profile = parse(cfg.profile, Profile, f"profile={choices['profile']}")
+    own = [f"{k}={v}" for k, v in profile.overrides.items()]  # put there by main
+    user = [o for o in hydra_config.overrides.task if not o.startswith(("figure=", "profile=")) and o not in own]
     sweeps = figure_cells(parse(cfg.figure, Sweeps, f"figure={choices['figure']}"), profile, user)
     pdf = draw_figure(choices["figure"], sweeps, choices["profile"], run)
     print(pdf.with_suffix(".csv"), pdf.with_suffix(".png"), pdf, sep="\n")
@@ -158,10 +161,20 @@ def sentence(error: BaseException) -> str:
     return text.rstrip(".") + "; see python -m pipeline --help"
 
 
+def with_profile(arguments: list[str]) -> list[str]:
+    """A figure's command line composes on top of its profile, so that data.root=... finds the profile's data set."""
+    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    file = CONF / "profile" / f"{given.get('profile', 'demo')}.yaml"
+    if "figure" not in given or not file.is_file():
+        return arguments
+    overrides = yaml.safe_load(file.read_text()).get("overrides") or {}
+    return arguments + [f"{k}={v}" for k, v in overrides.items() if k not in given]
+
+
 def main() -> None:
     """Run the command line; one sentence and exit code 1 for what the user can mend, 130 when interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
-    arguments = [SCOPED.sub(r"+scoped.\1.\2", arg) for arg in sys.argv[1:]]
+    arguments = [SCOPED.sub(r"+scoped.\1.\2", arg) for arg in with_profile(sys.argv[1:])]
     sys.argv[1:] = sorted(arguments, key=lambda arg: arg not in ("-m", "--multirun"))  # argparse wants the flag at an end
     try:
         app()

@@ -1,13 +1,12 @@
 """From cells to tables, and from tables to a figure: the only module that sees both."""
 
-import inspect
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from pipeline.cell import Cell
 from pipeline.data import Batch, ImageSet, OnError, Preprocessing, load_batches, load_image
 from pipeline.errors import UserError
 from pipeline.network import Network
+from pipeline.rules import Rule
 from pipeline.store import Result, Store
 from pipeline.weights import network_of
 
@@ -167,69 +167,80 @@ def fingerprints(cell: Cell) -> dict[str, str | None]:
     return found
 
 
+@dataclass
+class Given:
+    """What an experiment can ask for by the names of its parameters; the network is built when it is first asked for."""
+
+    cell: Cell
+    store: Store
+    device: torch.device
+
+    @cached_property
+    def network(self) -> Network:
+        return build_network(self.cell, self.device)
+
+    def run(self, rules: Sequence[Rule], images: Images | None = None) -> list[Result]:
+        """The experiment's results: one per rule, or one."""
+        cell = self.cell
+        values: dict[str, Callable[[], Any]] = {
+            "network": lambda: self.network,
+            "images": lambda: images,
+            "rules": lambda: rules,
+            "target": lambda: cell.target,
+            "options": lambda: cell.experiment.value,
+            "model": lambda: cell.model.value,
+            "data": lambda: cell.data.value,
+            "device": lambda: self.device,
+            "work": lambda: self.store.work(cell),
+        }
+        return cell.spec.run(**{name: values[name]() for name in cell.spec.needs})
+
+
 def run_group(cells: list[Cell], run: Run, store: Store, device: torch.device, bar: tqdm) -> None:
-    """Cells that differ in their rule alone, part by part; parts that are there are not computed again."""
-    first, spec = cells[0], cells[0].spec
-    with store.lock(first, waiting=lambda: print("another process computes the same cells: waiting for it", file=sys.stderr)):
-        if not run.force:
+    """Compute and store cells that differ in their rule alone."""
+    with store.lock(cells[0], waiting=lambda: print("another process computes the same cells: waiting for it", file=sys.stderr)):
+        if run.force:
+            for part in (part for cell in cells for part in store.work(cell).glob("part-*")):
+                part.unlink()
+        else:  # another process may have finished them meanwhile
             cells = [cell for cell in cells if not current(store, cell)]
-        else:
-            for cell in cells:  # forced cells start afresh, parts included
-                for part in store.work(cell).glob("part-*"):
-                    part.unlink()
         if not cells:
             return
-        started = time.monotonic()
-        given: dict[str, Any] = {"options": first.experiment.value, "rules": [c.rule.value for c in cells], "device": device}
-        given |= {"target": first.target, "model": first.model.value, "data": first.data.value, "work": store.work(first)}
-        network: Network | None = None
-
-        def arguments(**more: Any) -> dict[str, Any]:
-            nonlocal network
-            if "network" in spec.needs and network is None:
-                network = build_network(first, device)
-            everything = {**given, "network": network, **more}
-            return {name: everything[name] for name in inspect.signature(spec.run).parameters}
-
-        facts = manifest(first, device)
-        if "images" not in spec.needs:
-            results, skipped = spec.run(**arguments()), []
+        started, given, facts = time.monotonic(), Given(cells[0], store, device), manifest(cells[0], device)
+        if "images" in cells[0].spec.needs:
+            results, skipped = in_parts(cells, given, run, bar)
+            facts |= {"images": len(image_set(cells[0])) - len(skipped), "skipped": skipped}
         else:
-            results, skipped = [], []
-            images = image_set(first)
-            numbers = range(-(-len(images) // PART))
-            for number in numbers:
-                at, stop = number * PART, min(len(images), (number + 1) * PART)
-                missing = [cell for cell in cells if not store.part(cell, number).is_file()]
-                if not missing:
-                    bar.update(stop - at)
-                    continue
-                pre = first.model.value.preprocessing()
-                size = run.batch_size or default_batch_size(pre.crop, device)
-                part = Images(images, at, stop, pre, first.data.value.on_error, size, run.workers, device, first.dtype.torch, bar.update)
-                tables = spec.run(**arguments(images=part, rules=[c.rule.value for c in missing]))
-                for cell, result in zip(missing, tables, strict=True):
-                    result.table.attrs["skipped"] = part.skipped
-                    store.write_part(cell, number, result.table)
-            for cell in cells:
-                parts = [pd.read_parquet(store.part(cell, n)) for n in numbers]
-                skipped = [name for part in parts for name in part.attrs.get("skipped", [])]
-                table = pd.concat(parts, ignore_index=True)
-                if not len(table):
-                    raise UserError(f"none of the {len(images)} images of data={cell.data.name} can be read; replace them")
-                table.attrs = {}
-                results.append(Result(table))
+            results = given.run([cell.rule.value for cell in cells])
+        facts["seconds"] = round(time.monotonic() - started, 3)
         for cell, result in zip(cells, results, strict=True):
-            store.finish(
-                cell,
-                result,
-                {
-                    **facts,
-                    "images": len(image_set(cell)) - len(skipped) if "images" in spec.needs else None,
-                    "skipped": skipped,
-                    "seconds": round(time.monotonic() - started, 3),
-                },
-            )
+            store.finish(cell, result, facts)
+
+
+def in_parts(cells: list[Cell], given: Given, run: Run, bar: tqdm) -> tuple[list[Result], list[str]]:
+    """Results over all images, and the names of those skipped. Parts that are in the store are not computed again."""
+    images, pre = image_set(cells[0]), cells[0].model.value.preprocessing()
+    size = run.batch_size or default_batch_size(pre.crop, given.device)
+    numbers = range(-(-len(images) // PART))
+    for number in numbers:
+        first, stop = number * PART, min(len(images), (number + 1) * PART)
+        missing = [cell for cell in cells if not given.store.part(cell, number).is_file()]
+        if not missing:
+            bar.update(stop - first)
+            continue
+        part = Images(images, first, stop, pre, cells[0].data.value.on_error, size, run.workers, given.device, cells[0].dtype.torch, bar.update)
+        for cell, result in zip(missing, given.run([cell.rule.value for cell in missing], part), strict=True):
+            result.table.attrs["skipped"] = part.skipped
+            given.store.write_part(cell, number, result.table)
+    results, skipped = [], []
+    for cell in cells:
+        parts = [pd.read_parquet(given.store.part(cell, number)) for number in numbers]
+        skipped = [name for part in parts for name in part.attrs.pop("skipped", [])]
+        table = pd.concat(parts, ignore_index=True)
+        if table.empty:
+            raise UserError(f"none of the {len(images)} images of data={cell.data.name} can be read; replace them")
+        results.append(Result(table))
+    return results, skipped
 
 
 def build_network(cell: Cell, device: torch.device) -> Network:

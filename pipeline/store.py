@@ -103,9 +103,6 @@ class Store:
     def write_part(self, cell: Cell, number: int, table: pd.DataFrame) -> None:
         save_atomically(self.part(cell, number), lambda path: table.to_parquet(path, index=False))
 
-    def read_parts(self, cell: Cell, count: int) -> pd.DataFrame:
-        return pd.concat([pd.read_parquet(self.part(cell, n)) for n in range(count)], ignore_index=True)
-
     def finish(self, cell: Cell, result: Result, manifest: dict[str, Any]) -> None:
         """Put the whole cell in place. Two writers are harmless: the last one wins."""
         folder, temporary = self.folder(cell), self.folder(cell).with_name(f".{cell.key}.{os.getpid()}")

@@ -4,9 +4,12 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
+import yaml
 from matplotlib.text import Text
 
 from pipeline.figures import fig2, save, style
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +113,19 @@ def test_colours_differ_in_grey():
     assert len(set(marks)) == len(marks)
     lines = {line for line, _ in style.STATES.values()}
     assert len(lines) == len(style.STATES)
+
+
+def test_a_figure_from_nothing_and_again_from_the_store(run, tmp_path):
+    """Fig. 2 on the tiny network: computed, drawn, and drawn again without computing."""
+    safetensors.torch.save_file(tiny.network().state_dict(), tmp_path / "trained.safetensors")
+    args = ["figure=fig2", *tiny.OWN, "data=folder", f"data.root={tiny.images(tmp_path / 'images', count=3)}", f"checkpoint.path={tmp_path / 'trained.safetensors'}"]
+    ended = run(*args, "profile.seeds=[100,101]", "rectgrad.quantile=0.5")
+    assert ended.code == 0, ended.err
+    assert [path.name for path in ended.made] == ["fig2.csv", "fig2.png", "fig2.pdf"] and all(path.is_file() for path in ended.made)
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "outputs").glob("results/*/*/table.parquet")}
+    numbers = pd.read_csv(ended.made[0])
+    assert set(numbers.query("panel == 'a' and state == 'random' and series == 'gbp'")["x"]) == {0, 1, 2, 3}
+    assert run(*args, "profile.seeds=[100,101]", "rectgrad.quantile=0.5").code == 0
+    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "outputs").glob("results/*/*/table.parquet")}
+    configs = [yaml.safe_load(path.read_text()) for path in (tmp_path / "outputs").glob("results/cascade/*/config.yaml")]
+    assert {config["rule"].get("quantile", 0.5) for config in configs} == {0.5}
