@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import safetensors.torch
@@ -21,7 +22,7 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
         raise UserError(f"there is no checkpoint at weights.path={path}; set it to a safetensors file or a state dict")
     try:
         is_safetensors = file.suffix == ".safetensors"
-        state = safetensors.torch.load_file(file) if is_safetensors else torch.load(file, map_location="cpu", weights_only=True)
+        state: Any = safetensors.torch.load_file(file) if is_safetensors else torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise UserError(
             f"the checkpoint {path} can't be read as data ({first_line(error)}); save it with safetensors, or torch.save(model.state_dict())"

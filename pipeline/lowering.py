@@ -93,7 +93,7 @@ def fold_batch_norm(module: fx.GraphModule, how: str) -> dict[str, str]:
 
 def lower(module: fx.GraphModule, normalised: dict[str, str]) -> tuple[list[Op], int]:
     """The fx graph as operations, and the position of the output. An in-place operation renames what it overwrites."""
-    modules = dict(module.named_modules())
+    modules: dict[str, nn.Module] = dict(module.named_modules())
     position: dict[fx.Node, int] = {}
     ops: list[Op] = []
     count = 0
@@ -145,7 +145,7 @@ def lower_node(
         tensors, call = list(node.args), torch.add
     op = Op(
         kind,
-        tuple(position[n] for n in tensors),
+        tuple(position[n] for n in tensors),  # type: ignore[index]
         output,
         call,
         where,

@@ -113,7 +113,7 @@ def train(
     """
     device = training.images.device
     torch.manual_seed(derived_seed(options.seed, 0))
-    model = build().to(device, memory_format=torch.channels_last)
+    model = build().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]  # biases and BatchNorm
     optimizer = torch.optim.SGD(

@@ -17,6 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -66,9 +67,8 @@ def hooked(model: nn.Module, memory_format: torch.memory_format) -> Callable[[Te
         relu.register_full_backward_hook(lambda module, grad_in, grad_out: (grad_in[0].clamp(min=0),) if module in guided else None)
 
     def run(x: Tensor) -> dict[int, Tensor]:
-        x = x.to(memory_format=memory_format).requires_grad_()
-        logits = model(x)
-        top, found = logits.max(1).values.sum(), {}
+        x = x.detach().to(memory_format=memory_format).requires_grad_()
+        top, found = model(x).max(1).values.sum(), {}
         for n in range(depth + 1):
             guided.clear()
             guided.update(relus[depth - n :])
@@ -110,25 +110,19 @@ def convolution_rate(device: str) -> float:
     return x.numel() * 256 * 9 / min(seconds(lambda: nn.functional.conv2d(x, w, padding=1), device) for _ in range(6))
 
 
-def peak_growth(rule: str, size: int, batch: int, device: str, threads: int | None, answer) -> None:
-    """Run in a process of its own: bytes by which one sweep raises the peak over what the model holds."""
-    if threads:
-        torch.set_num_threads(threads)
+def peak_growth(rule: str, size: int, batch: int, device: str, threads: int | None) -> int:
+    """Bytes by which one sweep raises the peak over what the model holds; to be run in a process of its own."""
+    torch.set_num_threads(threads or torch.get_num_threads())
     network, x = trace(vgg16(device)), torch.randn(batch, 3, size, size, device=device)
-    if device == "cuda":
-        held = torch.cuda.memory_allocated()
+    peak = torch.cuda.max_memory_allocated if device == "cuda" else lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    unit = 1 if sys.platform == "darwin" else 1024
+    if device == "cuda":  # forget the peak of building the model
         torch.cuda.reset_peak_memory_stats()
     elif sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building the model
-        held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    else:
-        held = peak_resident()
+        Path("/proc/self/clear_refs").write_text("5")
+    held = peak()
     sweep(network, x, RULES[rule])
-    answer.put((torch.cuda.max_memory_allocated() if device == "cuda" else peak_resident()) - held)
-
-
-def peak_resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak() - held
 
 
 def single_maps(model: nn.Module, network: Network, x: Tensor) -> dict[str, dict[str, Callable[[], object]]]:
@@ -165,19 +159,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads or torch.get_num_threads())
     warnings.filterwarnings("ignore")  # Captum's, about its hooks
     device, rule = args.device, RULES[args.rule]
     name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, {device} ({name}); VGG16 with random weights, {args.rule}, batch {args.batch}, {args.size} px, float32")
 
-    context = multiprocessing.get_context("spawn")
-    answer = context.SimpleQueue()
-    process = context.Process(target=peak_growth, args=(args.rule, args.size, args.batch, device, args.threads, answer))
-    process.start()
-    growth = answer.get()
-    process.join()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        growth = pool.submit(peak_growth, args.rule, args.size, args.batch, device, args.threads).result()
 
     model, x = vgg16(device), torch.randn(args.batch, 3, args.size, args.size, device=device)
     network = trace(model)
@@ -198,11 +187,10 @@ def main() -> None:
     print(f"sweep: {2e-9 * rate:.0f} GFLOP/s, {rate / best:.0%} of a large convolution's {2e-9 * best:.0f}; peak memory over the model's {growth / 1e9:.2f} GB")
     for kind, calls in single_maps(model, network, x).items():
         found = alternate(calls, args.repeats, device)
-        ratios = {name: statistics.median(a / b for a, b in zip(found["this program"], t, strict=True)) for name, t in found.items()}
-        shown = (
-            f"{name} {statistics.median(t):.2f} s" + (f" (this program / it {ratios[name]:.2f})" if name != "this program" else "") for name, t in found.items()
+        ratio = {name: statistics.median(a / b for a, b in zip(found["this program"], t, strict=True)) for name, t in found.items()}
+        print(
+            f"one map, {kind} (ratio this program / it): " + ", ".join(f"{name} {statistics.median(t):.2f} s ({ratio[name]:.2f})" for name, t in found.items())
         )
-        print(f"one map, {kind}: " + ", ".join(shown))
     ratios = [a / b for a, b in zip(times["sweep"], times[side], strict=True)]
     print(f"ratio sweep / {side}: {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f})")
 

@@ -198,6 +198,19 @@ def viewed() -> nn.Module:
     return Net(run, a=conv(3, 4), b=nn.Linear(4 * 6 * 5, 6), c=nn.Linear(6, 5), relu=nn.ReLU(), pool=nn.MaxPool2d(2))
 
 
+def sized() -> nn.Module:
+    """Kernels and shapes computed from shapes."""
+
+    def run(m, x):
+        x = F.relu(m.a(x))
+        x = F.avg_pool2d(x, (x.size(2) // 4, x.shape[3] // 3))
+        b, c, h, w = x.shape
+        x = F.relu(m.b(x.reshape(b, c, h, w)))
+        return m.c(F.avg_pool2d(x, x.size()[2:]).flatten(1))
+
+    return Net(run, a=conv(3, 4), b=conv(4, 6), c=nn.Linear(6, 5))
+
+
 def normalised(affine: bool = True) -> nn.Module:
     return nn.Sequential(
         conv(3, 4, bias=False), nn.BatchNorm2d(4, affine=affine), nn.ReLU(), conv(4, 4, groups=2), nn.BatchNorm2d(4, eps=1e-3), nn.ReLU(inplace=True),
@@ -209,7 +222,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "plain": plain, "no_bias": partial(plain, bias=False), "functional": functional, "in_place": in_place, "ignored_result": ignored_result,
     "reused": reused, "grouped": grouped, "padded": padded, "pools": pools, "average_pools": average_pools, "residual": residual,
     "added_in_place": added_in_place, "pre_activation": pre_activation, "concat": concat, "bottleneck": bottleneck, "saturated": saturated,
-    "viewed": viewed, "normalised": normalised, "not_affine": partial(normalised, affine=False),
+    "viewed": viewed, "sized": sized, "normalised": normalised, "not_affine": partial(normalised, affine=False),
 }  # fmt: skip
 
 

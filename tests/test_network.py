@@ -160,6 +160,24 @@ def test_unknown_operations_are_refused_by_name(case):
     assert "\n" not in str(error.value)
 
 
+VIEWS = {
+    "of the overwritten": lambda m, h: (h.flatten(1), F.relu_(h))[0],
+    "overwritten": lambda m, h: (F.relu_(h.flatten(1)), h.flatten(1))[1],
+    "overwritten, read alone": lambda m, h: F.relu_(h.flatten(1)),
+}
+
+
+@pytest.mark.parametrize("case", VIEWS)
+def test_in_place_through_a_view_is_right_or_refused(case):
+    model, x = seeded(lambda: Net(lambda m, x: m.fc(VIEWS[case](m, m.a(x))), a=conv(3, 1), fc=nn.Linear(143, 5))), images()
+    expected = model(x)
+    try:
+        logits = trace(model).forward(x).logits
+    except UserError:
+        return
+    torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)
+
+
 class TwoInputs(nn.Module):
     def forward(self, x, y):
         return x + y
