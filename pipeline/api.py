@@ -9,7 +9,7 @@ import yaml
 from torch import Tensor
 
 from pipeline import walk
-from pipeline.conf import CONF
+from pipeline.paths import CONF
 from pipeline.errors import UserError
 from pipeline.metrics import alignment
 from pipeline.network import Network, trace

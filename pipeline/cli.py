@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.cell import Cell, Choice, Dtype, points
-from pipeline.conf import CONF
+from pipeline.paths import CONF
 from pipeline.data import DATA
 from pipeline.errors import UserError
 from pipeline.experiments import EXPERIMENTS

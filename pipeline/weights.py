@@ -22,8 +22,8 @@ from pipeline.errors import UserError
 from pipeline.loading import download, file_hash, load_complete, read_checkpoint
 from pipeline.models import Torchvision
 from pipeline.network import Network, trace
+from pipeline.paths import CHECKPOINTS
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
 # ---- random laws: shape (out, in / groups[, kh, kw]) -> float32 weights ------------------------------------------------
 
 

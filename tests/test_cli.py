@@ -188,9 +188,9 @@ def test_unwritable_output(cell, tmp_path):
 
 
 def test_misspelt_field_inside_a_yaml(cell, tmp_path, monkeypatch):
-    from pipeline import cli, conf
+    from pipeline import cli, paths
 
-    copy = shutil.copytree(conf.CONF, tmp_path / "conf")
+    copy = shutil.copytree(paths.CONF, tmp_path / "conf")
     (copy / "rule" / "rectgrad.yaml").write_text("quantil: 0.9\n")
     monkeypatch.setattr(cli, "app", cli.hydra.main(version_base="1.3", config_path=str(copy), config_name="config")(cli.app.__wrapped__))
     ended = cell("rule=rectgrad")

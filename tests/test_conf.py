@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from pipeline import cli
 from pipeline.api import rule
 from pipeline.cell import points
-from pipeline.conf import CONF
+from pipeline.paths import CONF
 from pipeline.errors import UserError
 from pipeline.figures import FIGURES
 from pipeline.rules import RULES
