@@ -180,6 +180,8 @@ def main() -> None:
         app()
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {sentence(error)}")
+    except OSError as error:  # a full disk, a file that may not be read
+        sys.exit(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}; free the space or change the rights, and run the same command again")
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
