@@ -9,10 +9,10 @@ import yaml
 from torch import Tensor
 
 from pipeline import walk
-from pipeline.paths import CONF
 from pipeline.errors import UserError
 from pipeline.metrics import alignment
 from pipeline.network import Network, trace
+from pipeline.paths import CONF
 from pipeline.rules import RULES, Gbp, Rule
 
 __all__ = ["attribute", "cascade", "rule", "trace"]

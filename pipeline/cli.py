@@ -21,11 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.cell import Cell, Choice, Dtype, points
-from pipeline.paths import CONF
 from pipeline.data import DATA
 from pipeline.errors import UserError
 from pipeline.experiments import EXPERIMENTS
 from pipeline.models import MODELS
+from pipeline.paths import CONF
 from pipeline.rules import RULES
 from pipeline.runner import Run, draw_figure, run_cells
 from pipeline.weights import WEIGHTS
@@ -181,7 +181,9 @@ def main() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {sentence(error)}")
     except OSError as error:  # a full disk, a file that may not be read
-        sys.exit(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}; free the space or change the rights, and run the same command again")
+        sys.exit(
+            f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}; free the space or change the rights, and run the same command again"
+        )
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)

@@ -69,13 +69,13 @@ def add_gradient(r, record, op):
 
 
 def concat_gradient(r, record, op):
-    dim = op.settings["dim"]
+    dim = record.setting(op, "dim")
     return r.split([record.values[i].shape[dim] for i in op.inputs], dim)
 
 
 def mean_gradient(r, record, op):
     shape = input_shape(r, record, op)
-    dim = op.settings["dim"]
+    dim = record.setting(op, "dim")
     dims = sorted(d % len(shape) for d in ([dim] if isinstance(dim, int) else dim))
     if r.ndim < len(shape):  # keepdim=False
         for d in dims:
@@ -84,7 +84,7 @@ def mean_gradient(r, record, op):
 
 
 def avg_pool_gradient(r, record, op):
-    s = op.settings
+    s = {name: record.setting(op, name) for name in op.settings}
     window, stride, padding = ([v, v] if isinstance(v, int) else list(v or []) for v in (s["kernel_size"], s["stride"], s["padding"]))
     like = r.new_empty(()).expand(input_shape(r, record, op))
     return (torch.ops.aten.avg_pool2d_backward(r, like, window, stride, padding, s["ceil_mode"], s["count_include_pad"], s["divisor_override"]),)
@@ -135,9 +135,8 @@ GRADIENTS: dict[str, Callable[[Tensor, Record, Op], Sequence[Tensor]]] = {
     "avg_pool": avg_pool_gradient,
     "adaptive_avg_pool": adaptive_avg_pool_gradient,
     "mean": mean_gradient,
-    "identity": lambda r, record, op: (r,),
     "reshape": reshape_gradient,
     "add": add_gradient,
     "concat": concat_gradient,
-    "pad": lambda r, record, op: (torch.nn.functional.pad(r, [-p for p in op.settings["pad"]]),),
+    "pad": lambda r, record, op: (torch.nn.functional.pad(r, [-p for p in record.setting(op, "pad")]),),
 }

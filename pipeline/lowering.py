@@ -43,6 +43,13 @@ OUT_OF_PLACE = {F.relu_: F.relu, torch.relu_: torch.relu, operator.iadd: operato
 
 
 @dataclass(frozen=True)
+class Position:
+    """In Op.settings: a number that the forward pass computes, by its position in Record.values."""
+
+    value: int
+
+
+@dataclass(frozen=True)
 class Op:
     """One operation. `inputs` and `output` are positions in Record.values (0 is x); `unit` is the l it belongs to;
     `first` marks a linear layer with none below it; `where` names it in messages; `module` holds a layer's parameters."""
@@ -91,12 +98,64 @@ def fold_batch_norm(module: fx.GraphModule, how: str) -> dict[str, str]:
     return normalised
 
 
+class InPlaceProxy(fx.Proxy):
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+
+class InPlaceTracer(fx.Tracer):
+    """torch.fx's tracer takes `x += y` for `x = x + y`; this one keeps it apart, for other names of x see the sum too."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return InPlaceProxy(node, self)
+
+
+def graph_of(model: nn.Module) -> fx.GraphModule:
+    tracer = InPlaceTracer()
+    return fx.GraphModule(model, tracer.trace(model), type(model).__name__)
+
+
+def functionalise(module: fx.GraphModule) -> None:
+    """Rewrite the graph so that nothing works in place: later uses of an overwritten value read the operation's result.
+
+    Identities go (dropout in evaluation mode, contiguous), and view becomes reshape, for views need one memory format.
+    Raises UserError where an operation overwrites what another view of the same tensor shows.
+    """
+    modules: dict[str, nn.Module] = dict(module.named_modules())
+    place = {node: i for i, node in enumerate(module.graph.nodes)}
+    in_place = {name for name, m in modules.items() if getattr(m, "inplace", False)}
+    storage: dict[fx.Node, fx.Node] = {}
+    for node in list(module.graph.nodes):
+        owner = modules[str(node.target)] if node.op == "call_module" else None
+        kind = KINDS.get(type(owner) if owner is not None else node.target)
+        before = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+        if kind == "identity" and before is not None:
+            node.replace_all_uses_with(before)
+            module.graph.erase_node(node)
+            continue
+        storage[node] = storage[before] if kind == "reshape" and before is not None else node
+        if node.target == "view":
+            node.target = "reshape"
+        if before is None or not (node.target in in_place or node.kwargs.get("inplace") or node.target in OUT_OF_PLACE):
+            continue
+        seen_elsewhere = [n for n, of in storage.items() if of is storage[before] and n is not before and any(place[user] > place[node] for user in n.users)]
+        if seen_elsewhere or (storage[before] is not before and any(place[user] > place[node] for user in storage[before].users)):
+            raise UserError(f"{scope(node)} overwrites a tensor of which another view is used later, which the walk does not know; do not work in place there")
+        if owner is not None:
+            owner.inplace = False  # type: ignore[assignment]
+        node.kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
+        node.target = OUT_OF_PLACE.get(node.target, node.target)
+        before.replace_all_uses_with(node, delete_user_cb=lambda user, node=node: place[user] > place[node])
+    module.graph.lint()
+    module.recompile()
+
+
 def lower(module: fx.GraphModule, normalised: dict[str, str]) -> tuple[list[Op], int]:
-    """The fx graph as operations, and the position of the output. An in-place operation renames what it overwrites."""
+    """The fx graph as operations, and the position of the output. Raises UserError for what the walk does not know."""
     modules: dict[str, nn.Module] = dict(module.named_modules())
     position: dict[fx.Node, int] = {}
+    numbers: set[fx.Node] = set()  # shapes and what is computed from them
     ops: list[Op] = []
-    count = 0
     for node in module.graph.nodes:
         if node.op == "placeholder":
             if position:
@@ -109,51 +168,40 @@ def lower(module: fx.GraphModule, normalised: dict[str, str]) -> tuple[list[Op],
                 raise UserError("the model returns more than one tensor; the walk needs the logits alone")
             return ops, position[node.args[0]]
         else:
-            count += 1
-            op, overwritten = lower_node(node, modules, position, count, normalised)
+            op = lower_node(node, modules, position, len(ops) + 1, normalised, numbers)
             ops.append(op)
-            position[node] = count
-            if overwritten is not None:
-                old = position[overwritten]
-                position.update({n: count for n, p in position.items() if p == old})
+            position[node] = op.output
+            if op.kind == "shape":
+                numbers.add(node)
     raise UserError("the model returns nothing")
 
 
 def lower_node(
-    node: fx.Node, modules: dict[str, nn.Module], position: dict[fx.Node, int], output: int, normalised: dict[str, str]
-) -> tuple[Op, fx.Node | None]:
-    """One operation and, if it works in place, the node that it overwrites. Raises UserError for one that is not known."""
+    node: fx.Node, modules: dict[str, nn.Module], position: dict[fx.Node, int], output: int, normalised: dict[str, str], numbers: set[fx.Node]
+) -> Op:
+    """One operation. Raises UserError for one that is not known, by its name and place."""
     module = modules[str(node.target)] if node.op == "call_module" else None
     key: Any = type(module) if module is not None else node.target
-    kind = KINDS.get(key)
-    name = key if isinstance(key, str) else getattr(key, "__name__", str(key))
-    inplace = getattr(module, "inplace", False) or bool(node.kwargs.get("inplace")) or key in OUT_OF_PLACE
-    where = scope(node)
+    kind, tensors = KINDS.get(key), list(node.all_input_nodes)
+    if kind in ("shape", "add") and tensors and all(n in numbers for n in tensors):
+        kind = "shape"
+    elif kind == "shape" and not (key == "size" or (key is getattr and node.args[1] == "shape")):
+        kind = None  # arithmetic or indexing of tensors
     settings = operation_settings(kind, module, node) if kind else None
     if kind is None or settings is None:
+        name = key if isinstance(key, str) else getattr(key, "__name__", str(key))
         raise UserError(
-            f"the walk does not know the operation {name} at {where}{' with these arguments' if kind else ''}; add its gradient to pipeline/gradients.py"
+            f"the walk does not know the operation {name} at {scope(node)}{' with these arguments' if kind else ''}; add its gradient to pipeline/gradients.py"
         )
-    if isinstance(module, nn.ReLU | nn.ReLU6 | nn.Dropout):
-        module.inplace = False
-    tensors = list(node.all_input_nodes)
     call = bound_call(kind, module, node, tensors)
     if kind == "concat":  # in order, repeats kept
         tensors = list(node.args[0] if node.args else node.kwargs["tensors"])  # type: ignore[arg-type]
         call = lambda *values: torch.cat(values, settings["dim"])  # noqa: E731
     elif kind == "add":
-        tensors, call = list(node.args), torch.add
-    op = Op(
-        kind,
-        tuple(position[n] for n in tensors),  # type: ignore[index]
-        output,
-        call,
-        where,
-        module,
-        settings=settings,
-        norm=normalised.get(str(node.target), "") if module is not None else "",
-    )  # type: ignore[index]
-    return op, (tensors[0] if inplace else None)  # type: ignore[return-value]
+        tensors, call = list(node.args), torch.add  # type: ignore[assignment]
+    settings = fx.map_arg(settings, lambda n: Position(position[n]))
+    norm = normalised.get(str(node.target), "") if module is not None else ""
+    return Op(kind, tuple(position[n] for n in tensors), output, call, scope(node), module, settings=settings, norm=norm)  # type: ignore[arg-type]
 
 
 def operation_settings(kind: str, module: nn.Module | None, node: fx.Node) -> dict[str, Any] | None:
@@ -182,25 +230,21 @@ def operation_settings(kind: str, module: nn.Module | None, node: fx.Node) -> di
 
 
 def bound_call(kind: str, module: nn.Module | None, node: fx.Node, tensors: list[fx.Node]) -> Callable[..., Any]:
-    """The operation as a function of its tensors alone, out of place; a max-pool also returns where each maximum was."""
-    function: Any = OUT_OF_PLACE.get(node.target, node.target)
-    if kind == "identity":
-        function = lambda value, *_, **__: value  # noqa: E731  dropout in evaluation mode
-    elif module is not None:
-        function = copy.copy(module) if kind == "max_pool" else module
-        if kind == "max_pool":
-            function.return_indices = True
+    """The operation as a function of its tensors alone; a max-pool also returns where each maximum was."""
+    function: Any = node.target if module is None else module
+    if kind == "max_pool" and module is not None:
+        function = copy.copy(module)
+        function.return_indices = True
     elif kind == "max_pool":
         function = POOLS[function]
     elif isinstance(function, str):
         method = function
         function = lambda value, *args, **kwargs: getattr(value, method)(*args, **kwargs)  # noqa: E731
     place = {n: i for i, n in enumerate(tensors)}
-    kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
 
     def call(*values: Any) -> Any:
-        filled, named = fx.map_arg((node.args, kwargs), lambda n: values[place[n]])
-        return function(*filled, **named)
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: values[place[n]])
+        return function(*args, **kwargs)
 
     return call
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
 
 from pipeline.errors import UserError
-from pipeline.lowering import LINEAR, RELU, Op, fold_batch_norm, lower
+from pipeline.lowering import LINEAR, RELU, Op, Position, fold_batch_norm, functionalise, graph_of, lower
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Record:
     def activation(self, layer: int) -> Tensor:
         """A_l: the output of layer l's ReLU, before any pool; A_0 = x, A_L = the logits."""
         return self.values[self.network.ends[layer]]
+
+    def setting(self, op: Op, name: str) -> Any:
+        """A setting of an operation, with the numbers that the forward pass computed filled in."""
+        return map_aggregate(op.settings[name], lambda v: self.values[v.value] if isinstance(v, Position) else v)
 
     def mask(self, op: Op) -> Tensor:
         """The ReLU mask M of (3), bool, (B, ...)."""
@@ -99,8 +104,6 @@ class Network:
             value = op.call(*(values[i] for i in op.inputs))
             if op.kind == "max_pool":
                 value, argmax[op.output] = value
-            if op.kind == "shape" and isinstance(value, Tensor):
-                raise UserError(f"the walk does not know the operation that yields {op.where}; add its gradient to pipeline/gradients.py")
             values[op.output] = value if visit is None else visit(op, value)
         return Record(self, values, argmax)
 
@@ -135,12 +138,13 @@ def trace(
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     try:
-        module = fx.symbolic_trace(model)
+        module = graph_of(model)
     except Exception as error:  # fx raises many kinds; all mean the same to the user
         raise UserError(
             f"torch.fx can't trace {type(model).__name__} ({str(error).splitlines()[0]}); rewrite its forward without control flow that depends on values"
         ) from error
     module.to(memory_format=memory_format(next((p.device for p in module.parameters()), torch.device("cpu"))))
+    functionalise(module)
     normalised = fold_batch_norm(module, batch_norm)
     ops, output = number_units(*lower(module, normalised))
     layer_names = tuple(names) if names is not None else tuple(op.where for op in ops if op.kind in LINEAR)
@@ -180,7 +184,7 @@ def number_units(ops: list[Op], output: int) -> tuple[list[Op], tuple[int, ...]]
         reach = max(reach, last_use.get(op.output, 0))
         if closed and is_cut and op.kind in RELU:
             ends[-1] = op.output
-        closed = closed and op.kind == "identity"
+        closed = False
         if pending and is_cut:
             ends.append(op.output)
             pending, closed = False, True
