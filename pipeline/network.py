@@ -60,7 +60,7 @@ class Network:
 
     module: the folded network as an nn.Module that computes the same function; ops: its operations in order;
     ends: position of A_l in Record.values, l = 0..L; layers: the conv and linear operations in order, with `names`;
-    bounds: per-channel [l_i, h_i] of normalised pixels, each (C, 1, 1), for the z^B rule.
+    bounds: per-channel [l_i, h_i] of normalised pixels, each (C, 1, 1) float64, for the z^B rule.
     """
 
     module: fx.GraphModule
@@ -150,7 +150,7 @@ def trace(
     layer_names = tuple(names) if names is not None else tuple(op.where for op in ops if op.kind in LINEAR)
     bounds = None
     if mean is not None and std is not None:
-        m, s = torch.tensor(list(mean)).view(-1, 1, 1), torch.tensor(list(std)).view(-1, 1, 1)
+        m, s = (torch.tensor(list(v), dtype=torch.float64).view(-1, 1, 1) for v in (mean, std))
         bounds = ((0 - m) / s, (1 - m) / s)
     return Network(module, tuple(ops), output, layer_names, bounds)
 

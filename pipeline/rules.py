@@ -172,7 +172,7 @@ def positive_contributions(relevance: Tensor, at) -> Tensor:
 
 def z_box(relevance: Tensor, at) -> Tensor:
     """(11): relevance at z_1, shared among pixels by z_ij - l_i w_ij+ - h_i w_ij-. Returns the pixels' relevance itself."""
-    low, high = (bound.expand_as(at.input) for bound in at.bounds)
+    low, high = at.bounds
     weight, plus, minus = at.weight, at.weight.clamp(min=0), at.weight.clamp(max=0)
     share = ratio(relevance, at.apply(at.input, weight) - at.apply(low, plus) - at.apply(high, minus))
     return at.input * at.transpose(share, weight) - low * at.transpose(share, plus) - high * at.transpose(share, minus)

@@ -56,11 +56,16 @@ class Local:
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """[l_i, h_i] of normalised pixels, each (C, 1, 1). Raises UserError if the network was traced without them."""
+        """[l_i, h_i] of each input of a first layer, of its shape; 0 in padding. Raises UserError if the network was traced without them."""
         if self.record.network.bounds is None:
             raise UserError("the z^B rule needs the bounds of the pixels; give trace(...) the mean and std of their normalisation")
-        low, high = self.record.network.bounds
-        return low.to(self.input), high.to(self.input)
+        low, high = ({0: bound.to(self.record.x).expand_as(self.record.x)} for bound in self.record.network.bounds)
+        for op in self.record.network.unit(1):
+            if op.kind == "pad" and op.inputs[0] in low:
+                low[op.output], high[op.output] = op.call(low[op.inputs[0]]), op.call(high[op.inputs[0]])
+        if self.op.inputs[0] not in low:
+            raise UserError(f"the z^B rule knows layers that read the pixels, and {self.op.where} does not")
+        return low[self.op.inputs[0]], high[self.op.inputs[0]]
 
     def transpose(self, r: Tensor, weight: Tensor) -> Tensor:
         """r at z -> weight r at the input."""
