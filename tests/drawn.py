@@ -29,7 +29,7 @@ POOLS = {
     "max": lambda x: F.max_pool2d(x, 2),
     "max, overlapping": lambda x: F.max_pool2d(x, 3, 2, padding=1),
     "max, ceil": lambda x: F.max_pool2d(x, (2, 3), ceil_mode=True),
-    "max, dilated": lambda x: F.max_pool2d(x, 2, 1, padding=1, dilation=2),
+    "max, dilated": lambda x: F.max_pool2d(x, 2, 1, dilation=2),
     "average": lambda x: F.avg_pool2d(x, (2, 1)),
     "average, overlapping": lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False),
     "adaptive": lambda x: F.adaptive_avg_pool2d(x, (3, 2)),
@@ -59,6 +59,7 @@ class Drawn(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(CHANNELS) if s.norm else nn.Sequential() for s in layers)
         self.relus = nn.ModuleList(nn.ReLU() for _ in layers)
         self.reused, self.in_place = nn.ReLU(), nn.ReLU(inplace=True)
+        self.eval()
         x = torch.zeros(1, CHANNELS, *size)
         for i, s in enumerate(layers):
             self.skips.append(s.skip and self.convs[i](x).shape == x.shape)
