@@ -196,10 +196,11 @@ def lower_node(
     call = bound_call(kind, module, node, tensors)
     if kind == "concat":  # in order, repeats kept
         tensors = list(node.args[0] if node.args else node.kwargs["tensors"])  # type: ignore[arg-type]
-        call = lambda *values: torch.cat(values, settings["dim"])  # noqa: E731
+        dim = settings["dim"]
+        call = lambda *values: torch.cat(values, dim)  # noqa: E731
     elif kind == "add":
         tensors, call = list(node.args), torch.add  # type: ignore[assignment]
-    settings = fx.map_arg(settings, lambda n: Position(position[n]))
+    settings = fx.map_arg(settings, lambda n: Position(position[n]))  # type: ignore[arg-type,return-value]
     norm = normalised.get(str(node.target), "") if module is not None else ""
     return Op(kind, tuple(position[n] for n in tensors), output, call, scope(node), module, settings=settings, norm=norm)  # type: ignore[arg-type]
 

@@ -9,9 +9,9 @@ from hydra.core.global_hydra import GlobalHydra
 from pipeline import cli
 from pipeline.api import rule
 from pipeline.cell import points
-from pipeline.paths import CONF
 from pipeline.errors import UserError
 from pipeline.figures import FIGURES
+from pipeline.paths import CONF
 from pipeline.rules import RULES
 
 ROOT = Path(__file__).parents[1]

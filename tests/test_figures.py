@@ -118,7 +118,13 @@ def test_colours_differ_in_grey():
 def test_a_figure_from_nothing_and_again_from_the_store(run, tmp_path):
     """Fig. 2 on the tiny network: computed, drawn, and drawn again without computing."""
     safetensors.torch.save_file(tiny.network().state_dict(), tmp_path / "trained.safetensors")
-    args = ["figure=fig2", *tiny.OWN, "data=folder", f"data.root={tiny.images(tmp_path / 'images', count=3)}", f"checkpoint.path={tmp_path / 'trained.safetensors'}"]
+    args = [
+        "figure=fig2",
+        *tiny.OWN,
+        "data=folder",
+        f"data.root={tiny.images(tmp_path / 'images', count=3)}",
+        f"checkpoint.path={tmp_path / 'trained.safetensors'}",
+    ]
     ended = run(*args, "profile.seeds=[100,101]", "rectgrad.quantile=0.5")
     assert ended.code == 0, ended.err
     assert [path.name for path in ended.made] == ["fig2.csv", "fig2.png", "fig2.pdf"] and all(path.is_file() for path in ended.made)
