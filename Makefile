@@ -28,7 +28,7 @@ test: $(READY) ## run the tests
 	$(PYTHON) -m pytest -q $(ARGS)
 
 lint: $(READY) ## check format, style and types
-	$(PYTHON) -m ruff format --check . && $(PYTHON) -m ruff check . && $(PYTHON) -m pyright
+	$(PYTHON) -m ruff format --check . && $(PYTHON) -m ruff check . && $(PYTHON) -m pyright --pythonpath "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
 
 env: $(READY) ## make the environment in .venv/
 
