@@ -17,7 +17,8 @@ from pipeline.network import LINEAR, RELU, Op, Record
 from pipeline.rules import GRAD, Activation, External, FirstLayer, Rule, ZPlus
 
 Readers = list[list[tuple[int, int]]]  # for each branch, the (index of the rule, N) that it answers
-CHUNK_BYTES = 32 * 2**20  # branches go down together while their largest map stays below this: reused, not fresh, memory
+GPU_CHUNK_BYTES = 2**30
+CHUNK_BYTES = 32 * 2**20  # on a CPU: branches go down together while their largest map stays below this: reused, not fresh, memory
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def above_first_layer(rule: Rule) -> Rule:
 
 
 @torch.no_grad()
-def cascade(record: Record, rules: Sequence[Rule], target: Tensor | None = None, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[int, int, Tensor]]:
+def cascade(record: Record, rules: Sequence[Rule], target: Tensor | None = None, chunk_bytes: int | None = None) -> Iterator[tuple[int, int, Tensor]]:
     """Every level N = 0..L of cascade substitution, of every rule, in one descent: yields (index of the rule, N, R_N).
 
     R_N has the shape of x: the rule in the top N layers, the plain gradient below. The rules' chains go down once;
@@ -150,6 +151,7 @@ def cascade(record: Record, rules: Sequence[Rule], target: Tensor | None = None,
     For Activation, R_N starts from A_{L-N}, and N stops at L - 1. Maps come in no particular order; use them at once.
     """
     depth, gradient, batch = record.network.depth, one_hot(record, target), record.x.shape[0]
+    chunk_bytes = chunk_bytes or (CHUNK_BYTES if record.x.device.type == "cpu" else GPU_CHUNK_BYTES)
     owners: dict[Rule, list[int]] = {}
     for index, rule in enumerate(rules):
         inside(rule)
