@@ -128,15 +128,16 @@ def functionalise(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         owner = modules[str(node.target)] if node.op == "call_module" else None
         kind = KINDS.get(type(owner) if owner is not None else node.target)
-        before = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+        before = next((value for value in (*node.args, *node.kwargs.values()) if isinstance(value, fx.Node)), None)
+        named = node.op != "call_module"  # a module may be called "view" or "relu_"
         if kind == "identity" and before is not None:
             node.replace_all_uses_with(before)
             module.graph.erase_node(node)
             continue
         storage[node] = storage[before] if kind == "reshape" and before is not None else node
-        if node.target == "view":
+        if named and node.target == "view":
             node.target = "reshape"
-        if before is None or not (node.target in in_place or node.kwargs.get("inplace") or node.target in OUT_OF_PLACE):
+        if before is None or not (node.kwargs.get("inplace") or node.target in (OUT_OF_PLACE if named else in_place)):
             continue
         seen_elsewhere = [n for n, of in storage.items() if of is storage[before] and n is not before and any(place[user] > place[node] for user in n.users)]
         if seen_elsewhere or (storage[before] is not before and any(place[user] > place[node] for user in storage[before].users)):
@@ -144,7 +145,8 @@ def functionalise(module: fx.GraphModule) -> None:
         if owner is not None:
             owner.inplace = False  # type: ignore[assignment]
         node.kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
-        node.target = OUT_OF_PLACE.get(node.target, node.target)
+        if named:
+            node.target = OUT_OF_PLACE.get(node.target, node.target)
         before.replace_all_uses_with(node, delete_user_cb=lambda user, node=node: place[user] > place[node])
     module.graph.lint()
     module.recompile()

@@ -12,6 +12,7 @@ from pipeline.network import trace
 from pipeline.rules import GRAD
 from pipeline.walk import attribute
 from tests.models import NETS, Net, conv, images, plain, residual, seeded
+from tests.oracles import peers
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -158,6 +159,40 @@ def test_unknown_operations_are_refused_by_name(case):
         attribute(trace(model).forward(images()), GRAD)
     assert all(word in str(error.value) for word in words), error.value
     assert "\n" not in str(error.value)
+
+
+def test_submodules_may_be_named_like_operations():
+    def run(m, x):
+        h = m.a(x)
+        h = m.add_(h.relu() + h)
+        return m.fc(m.view(m.relu_(m.b(m.relu(h)))))
+
+    named = {"relu": nn.ReLU(inplace=True), "relu_": nn.ReLU(), "add_": conv(4, 4), "view": nn.Flatten()}
+    model, x = seeded(lambda: Net(run, a=conv(3, 4), b=conv(4, 4), fc=nn.Linear(4 * 13 * 11, 5), **named)), images()
+    expected = model(x)
+    network = trace(model)
+    torch.testing.assert_close(network.forward(x).logits, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(network.module(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_operations_may_take_keywords():
+    def run(m, x):
+        h = m.a(input=x)
+        F.relu(input=h, inplace=True)
+        h = m.b(h)
+        m.relu(input=h)
+        h = torch.add(h, h)
+        torch.relu_(input=h)
+        return m.fc(torch.flatten(input=F.max_pool2d(input=h, kernel_size=2), start_dim=1))
+
+    model, x = seeded(lambda: Net(run, a=conv(3, 4), b=conv(4, 4), relu=nn.ReLU(inplace=True), fc=nn.Linear(4 * 6 * 5, 5))), images()
+    expected = model(x)
+    try:
+        record = trace(model).forward(x)
+    except UserError:
+        return
+    torch.testing.assert_close(record.logits, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(attribute(record, GRAD), peers.autograd(model, x, expected.argmax(1)), rtol=1e-10, atol=1e-13)
 
 
 VIEWS = {
