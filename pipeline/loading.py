@@ -15,11 +15,11 @@ from pipeline.data import first_line
 from pipeline.errors import UserError
 
 
-def read_checkpoint(path: str) -> dict[str, Tensor]:
+def read_checkpoint(path: str, setting: str = "weights.path") -> dict[str, Tensor]:
     """A state dict from a safetensors file or a torch file, read as data only. Raises UserError if that is not what it is."""
     file = Path(path).expanduser()
     if not file.is_file():
-        raise UserError(f"there is no checkpoint at weights.path={path}; set it to a safetensors file or a state dict")
+        raise UserError(f"there is no checkpoint at {setting}={path}; set it to a safetensors file or a state dict")
     try:
         is_safetensors = file.suffix == ".safetensors"
         state: Any = safetensors.torch.load_file(file) if is_safetensors else torch.load(file, map_location="cpu", weights_only=True)

@@ -21,11 +21,12 @@ from pipeline.store import save_atomically
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """seed: start weights, order, crops and dropout; lr: peak of the cycle; warmup: share of the steps before the peak;
+    """seed: start weights, order, crops and dropout; start: a checkpoint to start from instead; lr: peak of the cycle; warmup: share of the steps before the peak;
     sizes, epochs: image side in pixels and number of epochs of each stage (small images are cheap, the last stage decides);
     crop: pixels of reflected border from which crops are cut; bf16: bfloat16 autocast; save_every: seconds between checkpoints."""
 
     seed: int
+    start: str | None
     sizes: list[int]
     epochs: list[int]
     batch_size: int

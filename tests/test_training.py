@@ -15,6 +15,7 @@ from tests import tiny
 
 OPTIONS = TrainOptions(
     seed=1,
+    start=None,
     sizes=[16],
     epochs=[6],
     batch_size=8,
@@ -126,3 +127,8 @@ def test_experiment_train_makes_a_checkpoint_that_the_walk_reads(run, tmp_path):
     after = run(*tiny.OWN, "data=folder", f"data.root={images}", "weights=checkpoint", f"weights.path={made / 'folded.safetensors'}")
     assert after.code == 0, after.err
     assert run(*args, *settings, "train.epochs=[2,3]").complaint.startswith("error: experiment=train: sizes and epochs must be lists of one length")
+
+    still = run(*args, *settings, f"train.start={made / 'model.safetensors'}", "train.lr=1e-12", "train.seed=7")  # goes on from there
+    first, second = (safetensors.torch.load_file(folder / "model.safetensors") for folder in (made, still.made[-1].parent))
+    assert all(torch.allclose(first[k], second[k], atol=1e-6) for k in first)
+    assert "no checkpoint at train.start=nowhere.pt" in run(*args, *settings, "train.start=nowhere.pt").complaint

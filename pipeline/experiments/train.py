@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from pipeline import training
 from pipeline.errors import UserError
+from pipeline.loading import load_complete, read_checkpoint
 from pipeline.store import Result
 from pipeline.training import LabelledImages, TrainOptions
 from pipeline.weights import traced
@@ -23,7 +25,13 @@ def run(model: Any, data: Any, options: TrainOptions, work: Path, device: torch.
     def progress(steps, done, total):
         yield from tqdm(steps, initial=done, total=total, unit="image", unit_scale=options.batch_size, dynamic_ncols=True)
 
-    module, rows = training.train(model.build, train, test, options, work / "state.pt", progress)
+    def build() -> nn.Module:
+        module = model.build()
+        if options.start:
+            load_complete(module, read_checkpoint(options.start, "train.start"), options.start)
+        return module
+
+    module, rows = training.train(build, train, test, options, work / "state.pt", progress)
     module = module.cpu()
     network = traced(model, module)
     folded = {k: v.half() if v.is_floating_point() else v for k, v in network.module.state_dict().items()}
