@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.gradients import GRADIENTS, transpose
 from pipeline.network import LINEAR, RELU, Op, Record
-from pipeline.rules import GRAD, Activation, External, FirstLayer, Rule, ZPlus
+from pipeline.rules import GRAD, Activation, External, FirstLayer, Rule
 
 Readers = list[list[tuple[int, int]]]  # for each branch, the (index of the rule, N) that it answers
 GPU_CHUNK_BYTES = 2**30
@@ -31,6 +31,10 @@ class Local:
     @property
     def input(self) -> Tensor:
         return self.record.values[self.op.inputs[0]]
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        return [self.record.values[i] for i in self.op.inputs]
 
     @property
     def output(self) -> Tensor:
@@ -56,6 +60,10 @@ class Local:
         return self.op.first
 
     @property
+    def last(self) -> bool:
+        return self.op.output == self.record.network.ends[-1]
+
+    @property
     def bounds(self) -> tuple[Tensor, Tensor]:
         """[l_i, h_i] of each input of a first layer, of its shape; 0 in padding. Raises UserError if the network was traced without them."""
         if self.record.network.bounds is None:
@@ -67,6 +75,10 @@ class Local:
         if self.op.inputs[0] not in low:
             raise UserError(f"the z^B rule knows layers that read the pixels, and {self.op.where} does not")
         return low[self.op.inputs[0]], high[self.op.inputs[0]]
+
+    def gradient(self, r: Tensor) -> Sequence[Tensor]:
+        """r at the output -> the plain gradient's r at each input."""
+        return GRADIENTS[self.op.kind](r, self.record, self.op)
 
     def transpose(self, r: Tensor, weight: Tensor) -> Tensor:
         """r at z -> weight r at the input."""
@@ -85,14 +97,15 @@ class Local:
 
 def step(record: Record, layer: int, r: Tensor, rule: Rule = GRAD) -> Tensor:
     """r_l -> r_{l-1} through the unit l, under `rule`. With GRAD, r may hold several branches (k B, ...)."""
-    network = record.network
+    network, add = record.network, getattr(rule, "add", None)
     waiting = {network.ends[layer]: r}
     for op in reversed(network.unit(layer)):
         r_out = waiting.pop(op.output, None)
         if r_out is None:
             continue
         if rule is GRAD or op.kind not in LINEAR + RELU:
-            sent = GRADIENTS[op.kind](r_out, record, op)
+            by_rule = add is not None and op.kind == "add"
+            sent = add(r_out, Local(record, op)) if by_rule else GRADIENTS[op.kind](r_out, record, op)
         else:
             at = Local(record, op)
             sent = (rule.linear(r_out, at) if op.kind in LINEAR else rule.relu(r_out, at),)
@@ -139,7 +152,7 @@ def attribute(record: Record, rule: Rule, target: Tensor | None = None, bottom: 
 
 def above_first_layer(rule: Rule) -> Rule:
     """Rules that differ only in the first layer share the whole descent above it."""
-    return replace(rule, first_layer=FirstLayer.plain, bottom=FirstLayer.plain) if isinstance(rule, ZPlus) else rule
+    return replace(rule, first_layer=FirstLayer.plain, bottom=FirstLayer.plain) if hasattr(rule, "first_layer") else rule  # type: ignore[type-var,call-arg]
 
 
 @torch.no_grad()

@@ -28,10 +28,10 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pipeline.metrics import alignment
 from pipeline.network import Network, trace
-from pipeline.rules import GRAD, FirstLayer, Gbp, RectGrad, Rule, Start, ZPlus
+from pipeline.rules import GRAD, Add, AlphaBeta, FirstLayer, Gbp, RectGrad, Rule, Start
 from pipeline.walk import attribute, cascade, one_hot, walk
 
-RULES: dict[str, Rule] = {"gbp": Gbp(), "rectgrad": RectGrad(0.9), "lrp": ZPlus(FirstLayer.plain, FirstLayer.split, Start.unit)}
+RULES: dict[str, Rule] = {"gbp": Gbp(), "rectgrad": RectGrad(0.9), "lrp": AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, Start.unit, Add.proportional)}
 
 
 def vgg16(device: str) -> nn.Module:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.network import Record, trace
-from pipeline.rules import FirstLayer, Gbp, Grad, RectGrad, Start, ZPlus
+from pipeline.rules import Add, AlphaBeta, FirstLayer, Gbp, Grad, RectGrad, Start
 from pipeline.walk import attribute, cascade, walk
 from tests.models import NETS, conv, images, plain, seeded
 
@@ -15,9 +15,9 @@ RULES = {
     "grad": Grad(times_input=True),
     "gbp": Gbp(),
     "rectgrad": RectGrad(0.9),
-    "lrp": ZPlus(FirstLayer.plain, FirstLayer.split, Start.unit),
-    "lrp_plus": ZPlus(FirstLayer.plus, FirstLayer.plus, Start.logit),
-    "dtd": ZPlus(FirstLayer.zbox, FirstLayer.zbox, Start.unit),
+    "lrp": AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, Start.unit, Add.proportional),
+    "lrp_plus": AlphaBeta(1.0, FirstLayer.plus, FirstLayer.plus, Start.logit, Add.proportional),
+    "dtd": AlphaBeta(1.0, FirstLayer.zbox, FirstLayer.zbox, Start.unit, Add.proportional),
 }
 MAPS: dict[str, Callable[[Record, Tensor], Tensor]] = {
     **{name: lambda record, target, rule=rule: attribute(record, rule, target) for name, rule in RULES.items()},
@@ -105,14 +105,14 @@ def test_how_padding_is_written(name):
 def test_relevance_is_conserved(name, bottom):
     """The start is relevance 1, and nothing is lost: in these nets no unit that matters has z+ = 0."""
     record = record_of(seeded(NETS[name]), images(3))
-    rule = ZPlus(FirstLayer.plain, bottom, Start.unit)
+    rule = AlphaBeta(1.0, FirstLayer.plain, bottom, Start.unit, Add.proportional)
     total = attribute(record, rule, bottom=True).flatten(1).sum(1)
     torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-9, atol=1e-9)
 
 
 def test_start_at_the_logit_is_a_factor():
     record = record_of(seeded(plain), images(3))
-    unit, logit = (attribute(record, ZPlus(FirstLayer.plain, FirstLayer.split, start), TARGET, bottom=True) for start in (Start.unit, Start.logit))
+    unit, logit = (attribute(record, AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, start, Add.proportional), TARGET, bottom=True) for start in (Start.unit, Start.logit))
     factor = record.logits.gather(1, TARGET[:, None])[..., None, None]
     assert (factor < 0).any()
     torch.testing.assert_close(logit, factor * unit, rtol=1e-9, atol=1e-12)

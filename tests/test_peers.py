@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from pipeline.network import Network, Record, trace
-from pipeline.rules import GRAD, FirstLayer, Gbp, Start, ZPlus
+from pipeline.rules import GRAD, Add, AlphaBeta, FirstLayer, Gbp, Start
 from pipeline.walk import attribute
 from tests.models import NETS, images, seeded
 from tests.oracles import peers
@@ -62,7 +62,7 @@ def box() -> tuple[Tensor, Tensor]:
 
 
 def lrp(case: Case, bottom: FirstLayer, start: Start) -> Tensor:
-    return attribute(case.record, ZPlus(FirstLayer.plain, bottom, start), case.target, bottom=True)
+    return attribute(case.record, AlphaBeta(1.0, FirstLayer.plain, bottom, start, Add.proportional), case.target, bottom=True)
 
 
 def test_grad(case):

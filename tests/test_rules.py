@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.network import Record, trace
-from pipeline.rules import GRAD, Activation, FirstLayer, Gbp, RectGrad, Rule, Start, ZPlus
+from pipeline.rules import GRAD, Activation, Add, AlphaBeta, FirstLayer, Gbp, RectGrad, Rule, Start
 from pipeline.walk import Local, attribute, cascade, walk
 from tests.models import conv, images, seeded
 from tests.oracles import dense
 
-LRP = ZPlus(FirstLayer.plain, FirstLayer.split, Start.unit)
+LRP = AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, Start.unit, Add.proportional)
 MEAN, STD = (0.5, 0.4), (0.2, 0.3)
 SMALL = (2, 4, 4)
 
@@ -73,7 +73,7 @@ def test_bottoms_are_the_definition(literal, bottom, start):
     low = [-m / s for m, s in zip(MEAN, STD, strict=True) for _ in range(16)]
     high = [(1 - m) / s for m, s in zip(MEAN, STD, strict=True) for _ in range(16)]
     expected = dense.lrp(net, x, 2, start, bottom, (low, high))
-    rule, target = ZPlus(FirstLayer(bottom), FirstLayer(bottom), Start(start)), torch.tensor([2])
+    rule, target = AlphaBeta(1.0, FirstLayer(bottom), FirstLayer(bottom), Start(start), Add.proportional), torch.tensor([2])
     if bottom == "split":  # the oracle gives x * r_0
         assert_map(attribute(record, rule, target, bottom=True), expected)
         assert_map(attribute(record, rule, target) * record.x, expected)
