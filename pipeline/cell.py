@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pipeline.weights import BatchNormReset
+from pipeline.laws import BatchNormReset
 
 
 class Dtype(Enum):
@@ -54,7 +54,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Cell:
-    """One table to be. `target`: decision, label, or a class index."""
+    """One table to be. `target`: which class is explained (targets.py)."""
 
     experiment: Choice
     spec: Experiment

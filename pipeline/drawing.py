@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.network import LINEAR, Network, Op
+from pipeline.network import Network, Op
 from pipeline.seeds import derived_seed
 
 WEIGHT, EXTRA = 0, 1  # streams of one layer: its weights, and whatever else a law draws
@@ -35,21 +35,17 @@ def unit_interval(shape: Iterable[int], seed: int, layer: int) -> Tensor:
     return torch.rand(tuple(shape), generator=stream(seed, layer))
 
 
-class Law(Protocol):
-    def draw(self, shape: torch.Size, seed: int, layer: int) -> Tensor: ...
-
-
 @torch.no_grad()
-def randomise(network: Network, law: Law, seed: int, layers: Iterable[int] | None = None) -> None:
-    """Draw the weights of the layers (numbers of conv and linear layers from 1; default all) and set their biases to zero."""
-    chosen = set(range(1, len(network.layers) + 1) if layers is None else layers)
+def randomise(network: Network, law: Any, seed: int, layers: Iterable[int]) -> None:
+    """Give these layers (numbers of conv and linear layers from 1) the weights that a law (laws.py) draws, or leave them what it keeps."""
+    chosen = set(layers)
     for number, op in enumerate(network.layers, start=1):
         if number in chosen:
-            module = op.module
-            weight = law.draw(module.weight.shape, seed, number)  # type: ignore[union-attr,arg-type]
-            set_parameter(module, "weight", weight)
-            if module.bias is not None:  # type: ignore[union-attr]
-                set_parameter(module, "bias", law.draw_bias(weight.shape, seed, number) if hasattr(law, "draw_bias") else torch.zeros(len(weight)))  # type: ignore[attr-defined]
+            module: Any = op.module
+            shape = module.weight.shape
+            set_parameter(module, "weight", law.draw(shape, seed, number) if hasattr(law, "draw") else module.weight * law.keeps(shape, seed, number))
+            if module.bias is not None and not getattr(law, "keep_biases", False):
+                set_parameter(module, "bias", law.draw_bias(shape, seed, number) if hasattr(law, "draw_bias") else torch.zeros(shape[0]))
 
 
 def set_parameter(module: Any, name: str, value: Tensor) -> None:
@@ -60,11 +56,13 @@ def set_parameter(module: Any, name: str, value: Tensor) -> None:
 
 
 @torch.no_grad()
-def calibrate(network: Network, x: Tensor) -> None:
-    """Give each layer that had a BatchNorm outputs of mean 0 and variance 1 per channel on the batch x, in order, by its own weights."""
+def calibrate(network: Network, x: Tensor, layers: Iterable[int] | None) -> None:
+    """Give these layers (None: all), where they had a BatchNorm, outputs of mean 0 and variance 1 per channel on the batch x, in order,
+    by their own weights."""
+    chosen = {op.output for number, op in enumerate(network.layers, start=1) if layers is None or number in set(layers)}
 
     def visit(op: Op, value: Any) -> Any:
-        if op.kind not in LINEAR or not op.norm:
+        if op.output not in chosen or not op.norm:
             return value
         if op.module.bias is None:  # type: ignore[union-attr]
             op.module.bias = nn.Parameter(value.new_zeros(value.shape[1]), requires_grad=False)  # type: ignore[union-attr]

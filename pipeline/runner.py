@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +21,8 @@ from pipeline.errors import UserError
 from pipeline.network import Network
 from pipeline.rules import Rule
 from pipeline.store import Result, Store
-from pipeline.weights import network_of
+from pipeline.targets import Target
+from pipeline.weights import fingerprint, network_of, original
 
 PART = 64  # images that are computed and stored together, whatever the batch size
 CALIBRATION = 64  # images on which weights=... batchnorm: calibrated looks
@@ -154,7 +155,7 @@ def _data_fingerprint(data: Hashable) -> str | None:
 
 @cache
 def _weights_fingerprint(weights: Hashable) -> str | None:
-    return weights.value.fingerprint() if hasattr(weights.value, "fingerprint") else None
+    return fingerprint(weights.value)
 
 
 def fingerprints(cell: Cell) -> dict[str, str | None]:
@@ -179,6 +180,11 @@ class Given:
     def network(self) -> Network:
         return build_network(self.cell, self.device)
 
+    @cached_property
+    def original(self) -> Network:
+        weights = replace(self.cell.weights, value=original(self.cell.weights.value))
+        return build_network(replace(self.cell, weights=weights), self.device)
+
     def run(self, rules: Sequence[Rule], images: Images | None = None) -> list[Result]:
         """The experiment's results: one per rule, or one."""
         cell = self.cell
@@ -186,7 +192,7 @@ class Given:
             "network": lambda: self.network,
             "images": lambda: images,
             "rules": lambda: rules,
-            "target": lambda: cell.target,
+            "target": lambda: Target(cell.target, lambda: self.original),
             "options": lambda: cell.experiment.value,
             "model": lambda: cell.model.value,
             "data": lambda: cell.data.value,

@@ -105,7 +105,7 @@ COMPLAINTS = {
     "operation": (["model.call=tests.tiny:with_sigmoid"], "does not know the operation Sigmoid at 1"),
     "no labels": (["target=label"], "target=label needs labels"),
     "class": (["target=7"], "the model has the classes 0 to 4"),
-    "target": (["target=best"], "target=best is neither decision, label nor a class index"),
+    "target": (["target=best"], "target=best is neither decision, original, label nor a class index"),
     "no checkpoint": (["weights=checkpoint", "weights.path=nothing.pt"], "there is no checkpoint at weights.path=nothing.pt"),
     "pretrained": (["weights=pretrained"], "weights=pretrained are torchvision's"),
     "torchvision": (["model=vgg16", "model.name=vgg61"], "torchvision has no model 'vgg61'"),

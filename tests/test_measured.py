@@ -10,10 +10,12 @@ import torch
 
 from pipeline.api import attribute, rule
 from pipeline.data import Cifar10, Folder, OnError, PackagedSamples, load_batches
+from pipeline.laws import BatchNormReset, Gaussian, Part, Scale, Uniform
 from pipeline.metrics import alignment, naive_alignment
 from pipeline.models import Torchvision, Vgg16Cifar
-from pipeline.weights import BatchNormReset, Checkpoint, Gaussian, Scale, Uniform, network_of
+from pipeline.weights import Checkpoint, network_of
 
+PLAIN: dict = {"base": None, "depth": None, "part": Part.top, "batchnorm": BatchNormReset.identity}
 ALL = {"limit": None, "step": 1, "seed": None, "on_error": OnError.stop}
 SAMPLES = PackagedSamples(**ALL, package="foolbox", folder="data", pattern="cifar10_*.png")
 CIFAR = Vgg16Cifar(10, False, 0.0)
@@ -71,9 +73,9 @@ def test_a_random_network_returns_the_image_and_more_layers_return_more(run):
 
 def test_unscaled_uniform_weights_overflow_the_naive_cosine_alone():
     """The literal [-1, 1] in float32: VGG16's maps reach 1e20, their naive cosine is exactly 0 while their real one is high."""
-    model = Torchvision("vgg16")
+    model = Torchvision("vgg16", [])
     batch = first(PackagedSamples(**ALL, package="foolbox", folder="data", pattern="imagenet_*.jpg").images(), model, 1)
-    literal = network_of(Uniform(Scale.none, BatchNormReset.identity), model, 100, torch.float32, lambda: None)
+    literal = network_of(Uniform(Scale.none, **PLAIN), model, 100, torch.float32, lambda: None)
     r = attribute(literal, batch.x, "gbp")
     assert r.abs().max() > 1e18 and alignment(r, batch.x).min() > 0.5 and (naive_alignment(r, batch.x) == 0).all()
 
@@ -81,10 +83,10 @@ def test_unscaled_uniform_weights_overflow_the_naive_cosine_alone():
 @pytest.mark.parametrize("state, expected", [("trained", (0.34, 0.29, 0.39)), ("gaussian", (0.78, 0.65, 0.79))])
 def test_vgg16_on_real_images(real_data, state, expected):
     """Alignment at N = L of gbp, rectgrad, lrp on four ImageNet images at 224 px; one weight seed where random."""
-    model = Torchvision("vgg16")
+    model = Torchvision("vgg16", [])
     images = Folder(**{**ALL, "step": 50}, root=str(real_data / "imagenet_samples")).images()
     file = str(real_data / "vgg16_oxford_features.safetensors")
-    weights = Checkpoint(file, ["fc6", "fc7", "fc8"]) if state == "trained" else Gaussian(BatchNormReset.identity)
+    weights = Checkpoint(file, ["fc6", "fc7", "fc8"]) if state == "trained" else Gaussian(**PLAIN)
     network = network_of(weights, model, 100, torch.float32, lambda: None)
     found = []
     for name in ("gbp", "rectgrad", "lrp"):

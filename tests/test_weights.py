@@ -1,6 +1,7 @@
 import math
 from urllib.error import URLError
 
+import pandas as pd
 import pytest
 import torch
 import torchvision
@@ -8,40 +9,42 @@ import torchvision
 from pipeline.api import rule
 from pipeline.errors import UserError
 from pipeline.experiments.weight_stats import layer_stats
-from pipeline.metrics import isotropy
-from pipeline.models import Own, Torchvision
-from pipeline.walk import attribute
-from pipeline.weights import (
+from pipeline.laws import (
     Anisotropic,
     BatchNormReset,
-    Checkpoint,
     Gaussian,
     HeavyTailed,
     KaimingUniform,
-    Pretrained,
+    Kernel,
+    Part,
+    Places,
+    Removal,
     Ring,
     Scale,
     TruncatedNormal,
     Uniform,
     Uniform01,
-    network_of,
 )
+from pipeline.metrics import isotropy
+from pipeline.models import Own, Torchvision
+from pipeline.walk import attribute
+from pipeline.weights import Checkpoint, Pretrained, network_of, original
 
-IDENTITY = BatchNormReset.identity
+PLAIN: dict = {"base": None, "depth": None, "part": Part.top, "batchnorm": BatchNormReset.identity}
 SHAPE = torch.Size((800, 64, 3, 3))
 PINNED = [0.2295478, 0.0231089, -0.018585, 0.1139904]  # weight seed 100, the first layer of VGG16
 LAWS = {
-    "gaussian": Gaussian(IDENTITY),
-    "ring": Ring(0.05, IDENTITY),
-    "uniform": Uniform(Scale.he, IDENTITY),
-    "truncated_normal": TruncatedNormal(IDENTITY),
-    "anisotropic": Anisotropic(10.0, IDENTITY),
-    "heavy_tailed": HeavyTailed(3, IDENTITY),
+    "gaussian": Gaussian(**PLAIN),
+    "ring": Ring(0.05, **PLAIN),
+    "uniform": Uniform(Scale.he, **PLAIN),
+    "truncated_normal": TruncatedNormal(**PLAIN),
+    "anisotropic": Anisotropic(10.0, **PLAIN),
+    "heavy_tailed": HeavyTailed(3, **PLAIN),
 }
 
 
 def tiny_model(call: str = "tests.tiny:network") -> Own:
-    return Own(call, 16, 16, [0.5] * 3, [0.25] * 3)
+    return Own(call, 16, 16, [0.5] * 3, [0.25] * 3, [])
 
 
 def no_images():
@@ -60,13 +63,13 @@ def test_isotropy_scores_part_the_laws():
     scores = {name: isotropy(law.draw(SHAPE, 1, 1).flatten(1)) for name, law in LAWS.items()}
     assert all(abs(scores[name]) <= 0.02 for name in ("gaussian", "ring", "heavy_tailed"))
     assert all(abs(scores[name]) >= 0.1 for name in ("uniform", "anisotropic"))
-    assert isotropy(Uniform01(Scale.mean, IDENTITY).draw(SHAPE, 1, 1).flatten(1)) < -0.1
+    assert isotropy(Uniform01(Scale.mean, **PLAIN).draw(SHAPE, 1, 1).flatten(1)) < -0.1
 
 
 def test_only_uniform01_points_one_way():
     rank = {name: layer_stats(law.draw(SHAPE, 1, 1).flatten(1))["participation"] for name, law in LAWS.items()}
     assert all(rank[name] > 200 for name in ("gaussian", "ring", "uniform", "heavy_tailed"))
-    assert layer_stats(Uniform01(Scale.mean, IDENTITY).draw(SHAPE, 1, 1).flatten(1))["participation"] < 2
+    assert layer_stats(Uniform01(Scale.mean, **PLAIN).draw(SHAPE, 1, 1).flatten(1))["participation"] < 2
 
 
 def test_ring_is_the_normalised_gaussian_of_the_same_seed():
@@ -77,7 +80,7 @@ def test_ring_is_the_normalised_gaussian_of_the_same_seed():
 
 
 def test_uniform_unscaled_is_the_interval():
-    w = Uniform(Scale.none, IDENTITY).draw(SHAPE, 0, 1)
+    w = Uniform(Scale.none, **PLAIN).draw(SHAPE, 0, 1)
     assert -1 <= w.min() < -0.999 and 0.999 < w.max() <= 1
 
 
@@ -94,18 +97,18 @@ def test_truncated_normal_is_truncated():
 
 def test_kaiming_uniform_is_torchs_reset():
     layer = torch.nn.Conv2d(64, 800, 3)
-    w = KaimingUniform(True, IDENTITY).draw(SHAPE, 0, 1)
+    w = KaimingUniform(True, **PLAIN).draw(SHAPE, 0, 1)
     bound = 1 / math.sqrt(64 * 9)
     assert abs(float(w.abs().max()) - bound) < 1e-4 * bound + 1e-6 and layer.weight.abs().max() <= bound
     assert math.isclose(float(w.std()), float(layer.weight.detach().std()), rel_tol=0.01)
-    network = network_of(KaimingUniform(True, IDENTITY), tiny_model(), 0, torch.float32, no_images)
+    network = network_of(KaimingUniform(True, **PLAIN), tiny_model(), 0, torch.float32, no_images)
     assert all(op.module.bias.abs().max() > 0 for op in network.layers)
-    network = network_of(KaimingUniform(False, IDENTITY), tiny_model(), 0, torch.float32, no_images)
+    network = network_of(KaimingUniform(False, **PLAIN), tiny_model(), 0, torch.float32, no_images)
     assert all(op.module.bias.abs().max() == 0 for op in network.layers)
 
 
 def test_each_layer_has_a_stream_of_its_own():
-    law = Gaussian(IDENTITY)
+    law = Gaussian(**PLAIN)
     draws = [law.draw(torch.Size((2, 3, 3, 3)), seed, layer) for seed in (0, 1) for layer in (1, 2)]
     assert all(not torch.equal(a, b) for i, a in enumerate(draws) for b in draws[:i])
     assert torch.equal(draws[0], law.draw(torch.Size((2, 3, 3, 3)), 0, 1))
@@ -113,15 +116,15 @@ def test_each_layer_has_a_stream_of_its_own():
 
 def test_weights_are_pinned():
     """The same seed gives the same weights, now and later: tables of different machines can be compared."""
-    w = Gaussian(IDENTITY).draw(torch.Size((64, 3, 3, 3)), 100, 1).flatten()
+    w = Gaussian(**PLAIN).draw(torch.Size((64, 3, 3, 3)), 100, 1).flatten()
     torch.testing.assert_close(w[[0, 1, 100, 1727]], torch.tensor(PINNED), rtol=1e-5, atol=1e-6)
 
 
 def test_random_states_have_zero_biases_and_no_batch_norm():
-    network = network_of(Gaussian(IDENTITY), Torchvision("vgg11_bn"), 7, torch.float64, no_images)
+    network = network_of(Gaussian(**PLAIN), Torchvision("vgg11_bn", []), 7, torch.float64, no_images)
     assert all(op.module.bias is None or op.module.bias.abs().max() == 0 for op in network.layers)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.module.modules())
-    assert torch.equal(network.layers[2].module.weight, Gaussian(IDENTITY).draw(network.layers[2].module.weight.shape, 7, 3).double())
+    assert torch.equal(network.layers[2].module.weight, Gaussian(**PLAIN).draw(network.layers[2].module.weight.shape, 7, 3).double())
 
 
 def normed():
@@ -132,7 +135,7 @@ def normed():
 
 def test_calibrated_batch_norm_whitens_channels():
     x = torch.randn(64, 3, 16, 16) * 3 + 1
-    network = network_of(Gaussian(BatchNormReset.calibrated), tiny_model("tests.test_weights:normed"), 0, torch.float64, lambda: x)
+    network = network_of(Gaussian(**PLAIN | {"batchnorm": BatchNormReset.calibrated}), tiny_model("tests.test_weights:normed"), 0, torch.float64, lambda: x)
     z = network.forward(x.double()).values[network.layers[0].output]
     torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(8, dtype=torch.float64), atol=1e-12, rtol=0)
     torch.testing.assert_close(z.var((0, 2, 3), unbiased=False), torch.ones(8, dtype=torch.float64))
@@ -166,7 +169,7 @@ def test_pretrained_from_torchvisions_cache_and_from_a_file(cache, tmp_path):
     torch.save(module.state_dict(), tmp_path / "mine.pth")
     x = torch.randn(1, 3, 64, 64)
     for weights in (Pretrained("DEFAULT", None), Pretrained("IMAGENET1K_V1", str(tmp_path / "mine.pth"))):
-        network = network_of(weights, Torchvision("squeezenet1_1"), 0, torch.float32, no_images)
+        network = network_of(weights, Torchvision("squeezenet1_1", []), 0, torch.float32, no_images)
         torch.testing.assert_close(network.forward(x).logits, module.eval()(x), atol=1e-5, rtol=1e-4)
 
 
@@ -176,19 +179,101 @@ def test_pretrained_that_cant_be_downloaded(cache, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(UserError, match=r"vgg16-397923af\.pth can't be downloaded .* put the file into .*checkpoints, or set weights.path"):
-        network_of(Pretrained("DEFAULT", None), Torchvision("vgg16"), 0, torch.float32, no_images)
+        network_of(Pretrained("DEFAULT", None), Torchvision("vgg16", []), 0, torch.float32, no_images)
     with pytest.raises(UserError, match="IMAGENET1K_V1"):
-        network_of(Pretrained("V7", None), Torchvision("vgg16"), 0, torch.float32, no_images)
+        network_of(Pretrained("V7", None), Torchvision("vgg16", []), 0, torch.float32, no_images)
 
 
 def test_a_cut_off_cache_file_is_named(cache):
     (cache / "squeezenet1_1-b8a52dc0.pth").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(UserError, match=r"squeezenet1_1-b8a52dc0\.pth can't be read"):
-        network_of(Pretrained("DEFAULT", None), Torchvision("squeezenet1_1"), 0, torch.float32, no_images)
+        network_of(Pretrained("DEFAULT", None), Torchvision("squeezenet1_1", []), 0, torch.float32, no_images)
 
 
 def test_the_pixel_bounds_follow_the_model():
-    network = network_of(Gaussian(IDENTITY), tiny_model(), 0, torch.float32, no_images)
+    network = network_of(Gaussian(**PLAIN), tiny_model(), 0, torch.float32, no_images)
     record = network.forward(torch.rand(2, 3, 16, 16) * 4 - 2)
     assert network.bounds is not None and network.bounds[0].flatten().tolist() == [-2, -2, -2]
     assert attribute(record, rule("dtd", start_at="logit"), bottom=True).isfinite().all()
+
+
+@pytest.fixture
+def trained(tmp_path) -> str:
+    """A checkpoint of the tiny network (conv, conv, linear; L = 3) with weights and biases of its own."""
+    file = str(tmp_path / "trained.pt")
+    torch.save({k: torch.randn_like(v) for k, v in tiny_model().build().state_dict().items()}, file)
+    return file
+
+
+@pytest.mark.parametrize("part, depth, drawn", [("top", 2, {2, 3}), ("bottom", 1, {1}), ("single", 2, {2}), ("top", 0, set()), ("top", None, {1, 2, 3})])
+def test_a_law_touches_the_layers_it_is_told_to(trained, part, depth, drawn):
+    law = Gaussian(**PLAIN | {"base": trained, "depth": depth, "part": Part(part)})
+    network, before = network_of(law, tiny_model(), 5, torch.float32, no_images), torch.load(trained)
+    for number, op in enumerate(network.layers, start=1):
+        weight, bias = op.module.weight, op.module.bias
+        if number in drawn:
+            assert torch.equal(weight, law.draw(weight.shape, 5, number)) and not bias.any()
+        else:
+            assert torch.equal(weight, before[f"{op.where}.weight"]) and torch.equal(bias, before[f"{op.where}.bias"])
+    whole = network_of(original(law), tiny_model(), 5, torch.float32, no_images)
+    assert all(torch.equal(whole.module.state_dict()[k], v) for k, v in before.items())
+
+
+def test_a_depth_that_there_is_not_is_refused(trained):
+    for settings, words in (
+        ({"depth": 4}, "weights.depth=4 .* L = 3"),
+        ({"depth": -1}, "weights.depth=-1"),
+        ({"part": Part.single}, "set weights.depth"),
+        ({"depth": 0, "part": Part.single}, "weights.depth=0"),
+    ):
+        with pytest.raises(UserError, match=words):
+            network_of(Gaussian(**PLAIN | {"base": trained} | settings), tiny_model(), 5, torch.float32, no_images)
+
+
+def test_layers_that_are_not_touched_are_gaussian_without_a_base():
+    law = Uniform(Scale.he, **PLAIN | {"depth": 1})
+    network = network_of(law, tiny_model(), 5, torch.float32, no_images)
+    for number, op in enumerate(network.layers, start=1):
+        drawn = (law if number == 3 else Gaussian(**PLAIN)).draw(op.module.weight.shape, 5, number)
+        assert torch.equal(op.module.weight, drawn)
+
+
+REMOVAL = {"inputs": 0.0025, "kernel": Kernel.cross, "keep_biases": False, "places": Places.pattern, **PLAIN}
+
+
+def test_removal_keeps_what_the_paper_says():
+    law = Removal(**REMOVAL)
+    linear = law.keeps(torch.Size((7, 4096)), 1, 3)
+    assert linear.sum(1).tolist() == [10] * 7 and (linear == linear[0]).all()  # round(.0025 x 4096), the same for all outputs
+    assert not torch.equal(linear, law.keeps(torch.Size((7, 4096)), 2, 3))
+    assert law.keeps(torch.Size((2, 100)), 1, 1).sum(1).tolist() == [1, 1]
+    kernel = law.keeps(torch.Size((4, 3, 3, 3)), 1, 1)
+    assert torch.equal(kernel, torch.tensor([[1, 1, 1], [1, 0, 0], [1, 0, 0]]).bool().expand(4, 3, 3, 3))
+    assert law.keeps(torch.Size((4, 3, 1, 1)), 1, 1).all()
+    assert Removal(**REMOVAL | {"kernel": Kernel.corner}).keeps(torch.Size((4, 3, 3, 3)), 1, 1).sum() == 12
+    thinned = Removal(**REMOVAL | {"places": Places.random})
+    for shape in ((7, 4096), (4, 3, 3, 3)):
+        places = thinned.keeps(torch.Size(shape), 1, 1)
+        assert places.shape == shape and places.sum() == law.keeps(torch.Size(shape), 1, 1).sum()
+        assert not torch.equal(places, law.keeps(torch.Size(shape), 1, 1))
+    with pytest.raises(ValueError, match="share"):
+        Removal(**REMOVAL | {"inputs": 0.0})
+
+
+def test_removal_leaves_trained_weights_where_it_keeps_them(trained):
+    before = torch.load(trained)
+    for keep in (False, True):
+        law = Removal(**REMOVAL | {"base": trained, "depth": 2, "keep_biases": keep})
+        network = network_of(law, tiny_model(), 1, torch.float32, no_images)
+        for number, op in enumerate(network.layers, start=1):
+            weight, kept = before[f"{op.where}.weight"], law.keeps(op.module.weight.shape, 1, number) if number > 1 else 1
+            assert torch.equal(op.module.weight, weight * kept)
+            assert torch.equal(op.module.bias, before[f"{op.where}.bias"] * (keep or number == 1))
+
+
+def test_the_original_decision_is_explained(cell, trained):
+    modified = ("weights=removal", f"weights.base={trained}", "weights.depth=2")
+    targets = {}
+    for name, args in {"own": modified, "original": (*modified, "target=original"), "base": ("weights=checkpoint", f"weights.path={trained}")}.items():
+        targets[name] = list(pd.read_parquet(cell(*args).made[-1]).drop_duplicates("image")["target"])
+    assert targets["original"] == targets["base"] != targets["own"]

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from pipeline import walk
-from pipeline.data import Batch
 from pipeline.errors import UserError
 from pipeline.metrics import BANDS, alignment, band_alignment, naive_alignment
 from pipeline.models import import_callable
 from pipeline.network import Network
 from pipeline.rules import External, Rule
 from pipeline.store import Result
+from pipeline.targets import Target
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Options:
     naive: bool
 
 
-def run(network: Network, images: Any, rules: Sequence[Rule], target: str, options: Options) -> list[Result]:
+def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, options: Options) -> list[Result]:
     """One table per rule, a row per image and N: image, target, n, name (of the lowest layer under the rule), alignment, alignment_band0..3.
 
     N runs to L, for `activation` to L - 1; for an external attribution N = L alone.
@@ -35,7 +35,7 @@ def run(network: Network, images: Any, rules: Sequence[Rule], target: str, optio
     inside = [i for i, rule in enumerate(rules) if not isinstance(rule, External)]
     for batch in images:
         record = network.forward(batch.x)
-        classes = target_classes(target, batch, record.logits)
+        classes = target.classes(batch, record.logits)
         measured: dict[tuple[int, int], dict[str, Tensor]] = {}
         last, values = None, {}
         for at, n, r in walk.cascade(record, [rules[i] for i in inside], classes):
@@ -61,23 +61,6 @@ def measure(r: Tensor, x: Tensor, options: Options) -> dict[str, Tensor]:
         bands = band_alignment(r, x)
         found |= {f"alignment_band{i}": bands[:, i] for i in range(BANDS)}
     return found
-
-
-def target_classes(target: str, batch: Batch, logits: Tensor) -> Tensor:
-    """(B,) classes to explain: the decision, the label, or one class for all."""
-    if target == "decision":
-        return logits.argmax(1)
-    if target == "label":
-        if bool((batch.labels < 0).any()):
-            raise UserError(f"target=label needs labels, and {batch.names[int((batch.labels < 0).nonzero()[0])]} has none; set target=decision")
-        classes = batch.labels
-    else:
-        if not target.lstrip("-").isdigit():
-            raise UserError(f"target={target} is neither decision, label nor a class index")
-        classes = torch.full_like(batch.labels, int(target))
-    if not 0 <= int(classes.min()) <= int(classes.max()) < logits.shape[1]:
-        raise UserError(f"target={target} asks for class {int(classes.max())}, but the model has the classes 0 to {logits.shape[1] - 1}")
-    return classes
 
 
 def external_map(rule: External, network: Network, x: Tensor, classes: Tensor) -> Tensor:
