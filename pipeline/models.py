@@ -1,19 +1,22 @@
-"""Networks by name: a frozen dataclass each, with `build()`, `preprocessing()` and `layer_names()`.
+"""Networks by name: a frozen dataclass each, with `build()`, `preprocessing()`, `layer_names(module)` and `categories()`.
 
-To add one: write such a dataclass, enter it in MODELS at the foot, add conf/model/<name>.yaml.
+One that has trained weights of its own also has `pretrained_state(enum, path)`; one with `units` says by module paths which
+layers share a unit l (network.trace), where the graph alone would make several of them. To add one: write such a dataclass, enter it in MODELS at the foot, add conf/model/<name>.yaml.
 """
 
 import importlib
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
+from pipeline.cifar import ResNet18CifarModule, Vgg16CifarModule
 from pipeline.data import CIFAR10_MEAN, CIFAR10_STD, Preprocessing
+from pipeline.efficientnet import EfficientNetLite0Module, packaged_state, without_underscores
 from pipeline.errors import UserError
+from pipeline.loading import download, read_checkpoint
 
-VGG16_BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+CIFAR10_CATEGORIES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def _torchvision_builder(name: str):
@@ -28,6 +31,7 @@ class Torchvision:
     """A torchvision classifier in its ImageNet form, named as in `torchvision.models.list_models()`."""
 
     name: str
+    units: list[str]
 
     def build(self) -> nn.Module:
         return _torchvision_builder(self.name)(weights=None)
@@ -44,13 +48,49 @@ class Torchvision:
     def layer_names(self, module: nn.Module) -> list[str] | None:
         return vgg_layer_names(module) if self.name.startswith("vgg") else None
 
+    def categories(self) -> list[str] | None:
+        return self.weights_enum().DEFAULT.meta.get("categories")  # type: ignore[attr-defined]
+
+    def pretrained_state(self, enum: str, path: str | None) -> dict[str, Tensor]:
+        """The weights `enum` of torchvision, from its cache, downloaded into it, or from the file `path`."""
+        members = self.weights_enum().__members__
+        if enum not in members:
+            raise UserError(f"torchvision has no weights {enum} for {self.name}; set weights.enum to one of {', '.join(members)}")
+        return read_checkpoint(path) if path else download(members[enum])
+
+
+@dataclass(frozen=True)
+class EfficientNetLite0:
+    """EfficientNet-Lite0 for ImageNet, whose trained weights a package ships: nothing is downloaded. Input (B, 3, 224, 224)."""
+
+    units: list[str]
+
+    def build(self) -> nn.Module:
+        return EfficientNetLite0Module()
+
+    def preprocessing(self) -> Preprocessing:
+        """(pixel - 127) / 128 for pixels from 0 to 255."""
+        return Preprocessing(256, 224, (127 / 255,) * 3, (128 / 255,) * 3, "bilinear")
+
+    def layer_names(self, module: nn.Module) -> list[str] | None:
+        return None
+
+    def categories(self) -> list[str] | None:
+        return Torchvision("resnet18", []).categories()  # the same 1000
+
+    def pretrained_state(self, enum: str, path: str | None) -> dict[str, Tensor]:
+        """The package's weights, or a file with the same names."""
+        if enum not in ("DEFAULT", "IMAGENET1K_V1"):
+            raise UserError(f"EfficientNet-Lite0 has one set of weights, and {enum} is not its name; set weights.enum to DEFAULT")
+        return without_underscores(read_checkpoint(path)) if path else packaged_state()
+
 
 @dataclass(frozen=True)
 class Vgg16Cifar:
     """VGG16 for 32 px: the 13 convolutions of torchvision's vgg16 under a classifier of three 512-wide linear layers.
 
-    With `batch_norm` (for training) every layer but the last is normalised; the convolutions keep the same
-    parameter names either way, so that a folded network fits the plain one. Input (B, 3, 32, 32), output (B, classes).
+    With `batch_norm` (for training) every layer but the last is normalised, without it the folded network fits.
+    Input (B, 3, 32, 32), output (B, classes).
     """
 
     classes: int
@@ -66,38 +106,37 @@ class Vgg16Cifar:
     def layer_names(self, module: nn.Module) -> list[str] | None:
         return vgg_layer_names(module)
 
+    def categories(self) -> list[str] | None:
+        return cifar10_categories(self.classes)
 
-class Vgg16CifarModule(nn.Module):
-    def __init__(self, classes: int, batch_norm: bool, dropout: float):
-        super().__init__()
-        features: OrderedDict[str, nn.Module] = OrderedDict()
-        channels, position = 3, 0  # position: torchvision's index in vgg16.features
-        for block in VGG16_BLOCKS:
-            for width in block:
-                features[str(position)] = nn.Conv2d(channels, width, 3, padding=1)
-                if batch_norm:
-                    features[f"{position}_bn"] = nn.BatchNorm2d(width)
-                features[str(position + 1)] = nn.ReLU(inplace=True)
-                channels, position = width, position + 2
-            features[str(position)] = nn.MaxPool2d(2, ceil_mode=True)  # ceil: training may use smaller images
-            position += 1
-        classifier: OrderedDict[str, nn.Module] = OrderedDict()
-        for position in (0, 3):  # torchvision's indices in vgg16.classifier
-            classifier[str(position)] = nn.Linear(512, 512)
-            if batch_norm:
-                classifier[f"{position}_bn"] = nn.BatchNorm1d(512)
-            classifier[str(position + 1)] = nn.ReLU(inplace=True)
-            classifier[str(position + 2)] = nn.Dropout(dropout)
-        classifier["6"] = nn.Linear(512, classes)
-        self.features = nn.Sequential(features)
-        self.classifier = nn.Sequential(classifier)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
-    def forward(self, x):  # (B, 3, 32, 32)
-        return self.classifier(self.features(x).flatten(1))
+@dataclass(frozen=True)
+class ResNet18Cifar:
+    """ResNet18 for 32 px: a 3 x 3 stem, no max-pool, `width` channels (64: the paper's) in the first stage.
+
+    With `batch_norm` (for training) every convolution is normalised, without it the folded network fits.
+    Input (B, 3, 32, 32), output (B, classes).
+    """
+
+    classes: int
+    width: int
+    batch_norm: bool
+
+    def __post_init__(self):
+        if self.width < 1:
+            raise ValueError("width must be at least 1")
+
+    def build(self) -> nn.Module:
+        return ResNet18CifarModule(self.classes, self.width, self.batch_norm)
+
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(32, 32, CIFAR10_MEAN, CIFAR10_STD, "bilinear")
+
+    def layer_names(self, module: nn.Module) -> list[str] | None:
+        return None
+
+    def categories(self) -> list[str] | None:
+        return cifar10_categories(self.classes)
 
 
 @dataclass(frozen=True)
@@ -109,6 +148,7 @@ class Own:
     crop: int
     mean: list[float]
     std: list[float]
+    units: list[str]
 
     def build(self) -> nn.Module:
         module = import_callable(self.call, "model.call")()
@@ -121,6 +161,13 @@ class Own:
 
     def layer_names(self, module: nn.Module) -> list[str] | None:
         return None
+
+    def categories(self) -> list[str] | None:
+        return None
+
+
+def cifar10_categories(classes: int) -> list[str] | None:
+    return list(CIFAR10_CATEGORIES) if classes == len(CIFAR10_CATEGORIES) else None
 
 
 def import_callable(path: str, field: str):
@@ -153,6 +200,9 @@ MODELS = {
     "vgg16_bn": Torchvision,
     "vgg11_bn": Torchvision,
     "alexnet": Torchvision,
+    "resnet18": Torchvision,
+    "efficientnet_lite0": EfficientNetLite0,
     "vgg16_cifar": Vgg16Cifar,
+    "resnet18_cifar": ResNet18Cifar,
     "own": Own,
 }

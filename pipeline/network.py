@@ -5,8 +5,9 @@ given a kind (a key of gradients.GRADIENTS) and the unit l it belongs to. `Netwo
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
@@ -91,8 +92,9 @@ class Network:
 
     def unit_name(self, layer: int) -> str:
         """The name of layer l: of its conv or linear layer, or of the block that holds several."""
-        names = [name for name, op in zip(self.names, self.layers, strict=True) if op.unit == layer]
-        return names[0] if len(names) == 1 else common_path(names)
+        inside = [(name, op.where) for name, op in zip(self.names, self.layers, strict=True) if op.unit == layer]
+        names, paths = ([layer[i] for layer in inside] for i in range(2))
+        return names[0] if len(names) == 1 else common_path(names) or common_path(paths) or "+".join(names)
 
     @torch.no_grad()
     def forward(self, x: Tensor, visit: Callable[[Op, Any], Any] | None = None) -> Record:
@@ -114,12 +116,12 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 
 def common_path(names: list[str]) -> str:
-    """layer1.0.conv1, layer1.0.conv2 -> layer1.0"""
+    """layer1.0.conv1, layer1.0.conv2 -> layer1.0; "" where they share nothing."""
     parts = [name.split(".") for name in names]
     shared = 0
     while all(len(p) > shared + 1 and p[shared] == parts[0][shared] for p in parts):
         shared += 1
-    return ".".join(parts[0][:shared]) or "+".join(names)
+    return ".".join(parts[0][:shared])
 
 
 def trace(
@@ -129,12 +131,14 @@ def trace(
     mean: Iterable[float] | None = None,
     std: Iterable[float] | None = None,
     batch_norm: str = "fold",
+    units: Iterable[str] = (),
 ) -> Network:
     """Trace a classifier in evaluation mode. `model` is left as it is.
 
     names: one for each conv and linear layer in order (default: the module paths); mean, std: of the pixel normalisation,
-    needed only by the z^B rule; batch_norm: "fold" it into its convolution, or "drop" it as the identity.
-    Raises UserError for a model that torch.fx can't trace and for an operation that the walk doesn't know.
+    needed only by the z^B rule; batch_norm: "fold" it into its convolution, or "drop" it as the identity; units: module
+    paths, each of which holds the layers of one unit l (blocks.0; blocks.*: every child of blocks), where the graph alone would make several.
+    Raises UserError for a model that torch.fx can't trace, an operation that the walk doesn't know, and units that the graph has not.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     try:
@@ -146,7 +150,7 @@ def trace(
     module.to(memory_format=memory_format(next((p.device for p in module.parameters()), torch.device("cpu"))))
     functionalise(module)
     normalised = fold_batch_norm(module, batch_norm)
-    ops, output = number_units(*lower(module, normalised))
+    ops, output = number_units(*lower(module, normalised), tuple(units))
     layer_names = tuple(names) if names is not None else tuple(op.where for op in ops if op.kind in LINEAR)
     bounds = None
     if mean is not None and std is not None:
@@ -155,12 +159,13 @@ def trace(
     return Network(module, tuple(ops), output, layer_names, bounds)
 
 
-def number_units(ops: list[Op], output: int) -> tuple[list[Op], tuple[int, ...]]:
+def number_units(ops: list[Op], output: int, paths: Sequence[str] = ()) -> tuple[list[Op], tuple[int, ...]]:
     """Keep what leads from x to the output, find the units l = 1..L, and give each operation its unit.
 
     A unit runs from one cut vertex of the graph (a value that every path passes) to another and holds at least one
     conv or linear layer; it ends at the ReLU after it if there is one, before any pool, else where its last layer
-    (or the sum of its branches) does. So VGG's layers are units, and so are a ResNet's blocks.
+    (or the sum of its branches) does. So VGG's layers are units, and so are a ResNet's blocks. Layers under one of the
+    module `paths` share a unit. Raises UserError for a path that holds no layer, or that begins or ends at no cut vertex.
     """
     depends, needed = {0}, {output}
     for op in ops:
@@ -173,19 +178,23 @@ def number_units(ops: list[Op], output: int) -> tuple[list[Op], tuple[int, ...]]
     flow = [op for op in ops if op.output in depends]
     if output not in depends or not any(op.kind in LINEAR for op in flow):
         raise UserError("the model has no convolution or linear layer between its input and its output")
+    held = layers_under(flow, paths)
+    last_of = {path: output for output, path in held.items()}  # held is in order
     last_use: dict[int, int] = {}
     for op in flow:
         last_use.update({i: op.output for i in op.inputs if i in depends})
-    ends, pending, closed = [0], False, False
+    ends, pending, closed, until = [0], False, False, 0  # until: where the last layer of the paths met so far is
     reach = last_use[0]  # the last use of anything computed so far
     for op in flow:
         pending |= op.kind in LINEAR
+        if op.output in held:
+            until = max(until, last_of[held[op.output]])
         is_cut = reach <= op.output
         reach = max(reach, last_use.get(op.output, 0))
         if closed and is_cut and op.kind in RELU:
             ends[-1] = op.output
         closed = False
-        if pending and is_cut:
+        if pending and is_cut and op.output >= until:
             ends.append(op.output)
             pending, closed = False, True
     ends[-1] = output
@@ -196,4 +205,35 @@ def number_units(ops: list[Op], output: int) -> tuple[list[Op], tuple[int, ...]]
         below = any(seen_linear.get(i, False) for i in op.inputs)
         numbered.append(Op(**{**op.__dict__, "unit": unit, "first": op.kind in LINEAR and not below}))
         seen_linear[op.output] = below or op.kind in LINEAR
+    check_units([op for op in numbered if op.kind in LINEAR], held)
     return numbered, tuple(ends)
+
+
+def layers_under(ops: list[Op], paths: Sequence[str]) -> dict[int, str]:
+    """{output of a conv or linear layer: the module path that holds it}, in order; `paths` may have * between dots.
+
+    Raises UserError for a path that holds no layer, and for a layer that two paths hold.
+    """
+    layers, held = [op for op in ops if op.kind in LINEAR], {}
+    for path in paths:
+        parts, met = path.split("."), False
+        for op in layers:
+            inside = op.where.split(".")
+            if len(inside) < len(parts) or not all(map(fnmatchcase, inside, parts)):
+                continue
+            found, met = ".".join(inside[: len(parts)]), True
+            if held.setdefault(op.output, found) != found:
+                raise UserError(f"the layer {op.where} lies under two of the units, {held[op.output]} and {found}; leave one of them out")
+        if not met:
+            shown = [op.where for op in layers[:4]] + ["..."] * (len(layers) > 4)
+            raise UserError(f"no layer lies under the unit {path}; set units to module paths of the model, whose layers are {', '.join(shown)}")
+    return dict(sorted(held.items()))
+
+
+def check_units(layers: list[Op], held: dict[int, str]) -> None:
+    """A path's unit must hold that path's layers alone; if not, the graph has no cut vertex on one side of it."""
+    path_of = {op.unit: held[op.output] for op in layers if op.output in held}
+    for op in layers:
+        path = path_of.get(op.unit)
+        if path is not None and held.get(op.output) != path:
+            raise UserError(f"the unit {path} can't be cut out of the network, for {op.where} runs beside it; set units to a module that holds both")

@@ -13,14 +13,14 @@ from pipeline.errors import UserError
 from pipeline.models import Torchvision, Vgg16Cifar
 from tests import tiny
 
-ALL = {"limit": None, "step": 1, "seed": None, "on_error": OnError.stop}
+ALL = {"only": None, "limit": None, "step": 1, "seed": None, "on_error": OnError.stop}
 
 
 def test_preprocessing_is_the_weights_enums_own():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
     for name in ("vgg16", "alexnet", "vgg11_bn"):
         expected = torchvision.models.get_model_weights(name).DEFAULT.transforms()(image)
-        torch.testing.assert_close(Torchvision(name).preprocessing().transform()(image), expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(Torchvision(name, []).preprocessing().transform()(image), expected, atol=1e-6, rtol=0)
 
 
 def test_packaged_samples_are_labelled():

@@ -16,7 +16,7 @@ from pipeline.models import Torchvision, Vgg16Cifar
 from pipeline.weights import Checkpoint, network_of
 
 PLAIN: dict = {"base": None, "depth": None, "part": Part.top, "batchnorm": BatchNormReset.identity}
-ALL = {"limit": None, "step": 1, "seed": None, "on_error": OnError.stop}
+ALL = {"only": None, "limit": None, "step": 1, "seed": None, "on_error": OnError.stop}
 SAMPLES = PackagedSamples(**ALL, package="foolbox", folder="data", pattern="cifar10_*.png")
 CIFAR = Vgg16Cifar(10, False, 0.0)
 CARD = Path(__file__).parents[1] / "pipeline" / "checkpoints" / "vgg16_cifar10.md"

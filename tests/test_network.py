@@ -12,7 +12,7 @@ from pipeline.network import trace
 from pipeline.rules import GRAD
 from pipeline.walk import attribute
 from tests.models import NETS, Net, conv, images, plain, residual, seeded
-from tests.oracles import peers
+from pipeline.oracles import peers
 
 
 @pytest.mark.parametrize("name", NETS)
