@@ -3,6 +3,7 @@
 # make fig2 PYTHON=python            use the environment you are in
 
 PROFILE ?= demo
+MODEL ?= vgg16
 ARGS ?=
 VENV := .venv
 ifdef PYTHON
@@ -13,7 +14,7 @@ READY := $(VENV)/.ready
 endif
 FIGURES := $(patsubst conf/figure/%.yaml,%,$(wildcard conf/figure/*.yaml))
 
-.PHONY: help test lint env $(FIGURES)
+.PHONY: help verify test lint env $(FIGURES)
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -23,6 +24,9 @@ help: ## list the targets
 
 $(FIGURES): $(READY)
 	$(PYTHON) -m pipeline figure=$@ profile=$(PROFILE) $(ARGS)
+
+verify: $(READY) ## check every rule on a network: MODEL=resnet34, or MODEL=own ARGS="model.call=package.module:function"
+	$(PYTHON) -m pipeline experiment=verify $(if $(wildcard conf/model/$(MODEL).yaml),model=$(MODEL),model=vgg16 model.name=$(MODEL)) $(ARGS)
 
 test: $(READY) ## run the tests
 	$(PYTHON) -m pytest -q $(ARGS)

@@ -47,7 +47,10 @@ def attribute(network: Network, x: Tensor, by: str | Rule = "gbp", *, target: Te
         if layer is None or not 1 <= layer <= network.depth:
             raise UserError(f"the activation needs layer=l, a number from 1 to {network.depth}")
         return walk.walk(record, record.activation(layer), lambda _: Gbp(), top=layer)
-    return walk.attribute(record, rule(by) if isinstance(by, str) else by, target, bottom)
+    r = walk.attribute(record, rule(by) if isinstance(by, str) else by, target, bottom)
+    if bool(r.isnan().any()):
+        raise UserError("an explained class has logit 0, so relevance 1 has no gradient form; set start_at=logit")
+    return r
 
 
 def cascade(network: Network, x: Tensor, by: Iterable[str | Rule] = ("gbp", "rectgrad", "lrp", "activation"), *, target: Tensor | None = None) -> pd.DataFrame:

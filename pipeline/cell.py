@@ -10,6 +10,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Any
 
+import pandas as pd
 import torch
 
 from pipeline.laws import BatchNormReset
@@ -40,12 +41,18 @@ class Choice:
 class Experiment:
     """`run` computes the results; the names of its parameters say what it needs (see PARTS and runner.py).
 
-    `version` is part of every key: raise it when the meaning of the table changes.
+    `version` is part of every key: raise it when the meaning of the table changes. `picture`: the figure that shows one table.
+    `dtype`: the precision, whatever the cell asks for. `fresh`: computed anew each time, for it judges the code that is here now.
+    `report`: table -> (text for the terminal, a complaint that ends the command with exit code 1 or None).
     """
 
     run: Callable[..., Any]
     options: type
     version: int
+    picture: str = ""
+    dtype: Dtype | None = None
+    fresh: bool = False
+    report: Callable[[pd.DataFrame], tuple[str, str | None]] | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -116,6 +123,8 @@ PARTS: Mapping[str, Callable[[Cell], dict[str, Any]]] = {
     "rules": lambda cell: {"rule": cell.rule.identity()},
     "target": lambda cell: {"target": cell.target},
     "model": lambda cell: {"model": cell.model.identity()},
+    "weights": lambda cell: {"weights": cell.weights.identity()},
+    "seed": lambda cell: {"seed": cell.seed},
     "data": lambda cell: {"data": cell.data.identity()},
 }
 

@@ -10,9 +10,11 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import hydra
+import pandas as pd
 import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
@@ -30,11 +32,19 @@ from pipeline.rules import RULES
 from pipeline.runner import Run, draw_figure, run_cells
 from pipeline.weights import WEIGHTS
 
+
+@dataclass(frozen=True)
+class All:
+    """rule=all: a table for each of the rules `names`, their work and one picture shared."""
+
+    names: list[str]
+
+
 GROUPS: dict[str, Mapping[str, Any]] = {
     "experiment": {name: experiment.options for name, experiment in EXPERIMENTS.items()},
     "model": MODELS,
     "weights": WEIGHTS,
-    "rule": RULES,
+    "rule": {**RULES, "all": All},
     "data": DATA,
 }
 NAMES = [name for registry in GROUPS.values() for name in registry]
@@ -50,11 +60,17 @@ class Root:
 
 @dataclass(frozen=True)
 class Profile:
-    """overrides: for every cell; trained: the overrides that select really trained weights; seeds: of the random weights."""
+    """overrides: for every cell; trained: the overrides that select really trained weights; base: the same as `weights.base`; seeds: of
+    the random weights; depths: numbers of top layers that are changed; pictures: overrides where maps are looked at, for `random`,
+    `trained` and `law` (a law on trained weights); picture_depths: the depths there."""
 
     overrides: dict[str, Any]
     trained: dict[str, Any]
+    base: str
     seeds: list[int]
+    depths: list[int]
+    pictures: dict[str, dict[str, Any]]
+    picture_depths: list[int]
 
 
 @dataclass(frozen=True)
@@ -90,7 +106,8 @@ def parse_cell(cfg: DictConfig, choices: Mapping[str, Any]) -> Cell:
         node |= OmegaConf.to_container(cfg.scoped).get(name) or {}  # type: ignore[union-attr,operator]
         parsed[group] = Choice(name, parse(node, registry[name], f"{group}={name}"))
     root = parse({k: cfg[k] for k in ("seed", "dtype", "target")}, Root, "the configuration")
-    return Cell(**parsed, spec=EXPERIMENTS[choices["experiment"]], seed=root.seed, dtype=root.dtype, target=root.target)
+    spec = EXPERIMENTS[choices["experiment"]]
+    return Cell(**parsed, spec=spec, seed=root.seed, dtype=spec.dtype or root.dtype, target=root.target)
 
 
 def with_seed(cell: Cell, seed: str) -> Cell:
@@ -107,6 +124,8 @@ def figure_cells(sweeps: Sweeps, profile: Profile, user: list[str]) -> dict[str,
         for point in points(sweep):
             overrides = {k: f"{k}={v}" for k, v in {**profile.overrides, **point}.items()}
             overrides |= {o.split("=", 1)[0]: o for o in user}
+            for group in GROUPS.keys() & {o.split("=", 1)[0] for o in user}:  # another data set than the profile's needs none of its settings
+                overrides = {k: v for k, v in overrides.items() if not k.startswith(f"{group}.") or v in user}
             seed = overrides.pop("seed", "").removeprefix("seed=")  # a plain number: no need to compose anew for each
             key = tuple(overrides.values())
             if key not in parsed:
@@ -134,14 +153,45 @@ def dispatch(cfg: DictConfig, hydra_config: Any) -> None:
         raise UserError(f"there is no setting '{unknown[0]}'; see python -m pipeline --help")
     run = parse(cfg.run, Run, "run")
     if choices.get("figure") in (None, "null"):
-        print(run_cells([parse_cell(cfg, choices)], run)[0])
+        cells = cells_of(cfg, choices, hydra_config.overrides.task)
+        tables = run_cells(cells, run)
+        if picture := cells[0].spec.picture:
+            print(*made(draw_figure(picture, {picture: cells}, "", run, name=f"{picture}_{cells[0].shared_key}")), sep="\n")
+        complaint = report(cells[0], tables[0])
+        print(*tables, sep="\n")
+        if complaint:
+            raise UserError(complaint)
         return
     profile = parse(cfg.profile, Profile, f"profile={choices['profile']}")
     own = [f"{k}={v}" for k, v in profile.overrides.items()]  # put there by main
     user = [o for o in hydra_config.overrides.task if not o.startswith(("figure=", "profile=")) and o not in own]
     sweeps = figure_cells(parse(cfg.figure, Sweeps, f"figure={choices['figure']}"), profile, user)
     pdf = draw_figure(choices["figure"], sweeps, choices["profile"], run)
-    print(pdf.with_suffix(".csv"), pdf.with_suffix(".png"), pdf, sep="\n")
+    print(*made(pdf), sep="\n")
+
+
+def cells_of(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) -> list[Cell]:
+    """The cell that is configured, or with rule=all one for each of its rules."""
+    cell = parse_cell(cfg, choices)
+    if not isinstance(cell.rule.value, All):
+        return [cell]
+    others = [o for o in overrides if not o.startswith(("rule=", "rule."))]
+    composed = [compose("config", overrides=[*others, f"rule={name}"], return_hydra_config=True) for name in cell.rule.value.names]
+    return [parse_cell(cfg, cfg.hydra.runtime.choices) for cfg in composed]
+
+
+def made(pdf: Path) -> list[Path]:
+    """The files of a figure, its pdf last."""
+    return [pdf.with_suffix(".csv"), pdf.with_suffix(".png"), pdf]
+
+
+def report(cell: Cell, table: Path) -> str | None:
+    """Show the table on stderr if its experiment says how; what is wrong with it, if anything."""
+    if cell.spec.report is None:
+        return None
+    text, complaint = cell.spec.report(pd.read_parquet(table))
+    print(text, file=sys.stderr)
+    return complaint
 
 
 def sentence(error: BaseException) -> str:

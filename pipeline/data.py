@@ -89,8 +89,10 @@ class OnError(Enum):
 
 @dataclass(frozen=True)
 class Selection:
-    """Which images: every `step`-th, of these `limit` (null: all), the first ones or, with a `seed`, a random subset in order."""
+    """Which images: those named in `only` (null: all), of these every `step`-th, of these `limit` (null: all), the first ones or,
+    with a `seed`, a random subset in order."""
 
+    only: list[str] | None
     limit: int | None
     step: int
     seed: int | None
@@ -101,6 +103,12 @@ class Selection:
             raise ValueError("step and limit must be at least 1")
 
     def select(self, images: ImageSet) -> ImageSet:
+        if self.only is not None:
+            places = {name: i for i, name in enumerate(images.names)}
+            unknown = [name for name in self.only if name not in places]
+            if unknown or not self.only:
+                raise UserError(f"data.only names {unknown[0] if unknown else 'nothing'}, which is no image here; they are called {', '.join(images.names[:3])} ...")
+            images = images.pick([places[name] for name in self.only])
         indices = list(range(0, len(images), self.step))
         if self.limit is not None and self.limit < len(indices):
             chosen = list(range(self.limit))

@@ -41,6 +41,10 @@ class Law:
     part: Part
     batchnorm: BatchNormReset
 
+    @property
+    def seeded(self) -> bool:
+        return self.base is None or self.depth != 0
+
     def touched(self, network: Network) -> list[int]:
         """Numbers of the conv and linear layers that the law touches. Raises UserError for a depth that there is not."""
         depth, top = self.depth, network.depth

@@ -32,6 +32,11 @@ def naive_alignment(r: Tensor, x: Tensor) -> Tensor:
     return (a * b).sum(1) / (a.pow(2).sum(1).sqrt() * b.pow(2).sum(1).sqrt())
 
 
+def chroma(x: Tensor) -> Tensor:
+    """What is left of (B, C, H, W) after the mean over channels: its colour."""
+    return x - x.mean(1, keepdim=True)
+
+
 def band_alignment(r: Tensor, x: Tensor) -> Tensor:
     """Alignment within each Fourier band, (B, BANDS) float64; NaN in bands that are empty at this size.
 

@@ -135,9 +135,7 @@ def relevance_start(self, onehot: Tensor, logits: Tensor) -> Tensor:
     if self.start_at is Start.logit:
         return onehot
     logit = (onehot * logits).sum(1, keepdim=True)
-    if bool((logit == 0).any()):
-        raise ValueError("the explained class has logit 0, so relevance 1 has no gradient form; set rule.start_at=logit")
-    return onehot / logit
+    return onehot / torch.where(logit == 0, torch.nan, logit)  # relevance 1 has no gradient form there: such a map is missing
 
 
 def gained(self, r: Tensor, at) -> Tensor:

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from pipeline.cell import Cell
+from pipeline.cell import Cell, digest, network_parts
 from pipeline.data import Batch, ImageSet, OnError, Preprocessing, load_batches, load_image
 from pipeline.errors import UserError
 from pipeline.network import Network
@@ -97,6 +97,7 @@ def run_cells(cells: Sequence[Cell], run: Run) -> list[Path]:
     """Compute the cells that are not in the store, sharing the work of those that differ in their rule alone; paths of all tables."""
     for cached in (_image_set, _data_fingerprint, _weights_fingerprint):
         cached.cache_clear()  # files may have changed since the last call
+    _originals.clear()
     store = Store(Path(run.output))
     store.check_writable()
     device = device_of(run.device)
@@ -116,7 +117,7 @@ def run_cells(cells: Sequence[Cell], run: Run) -> list[Path]:
 def current(store: Store, cell: Cell) -> bool:
     """Whether the cell is finished, and of the data and weights that are here now (if they are here at all)."""
     manifest = store.manifest(cell)
-    if manifest is None:
+    if manifest is None or cell.spec.fresh:
         return False
     now = fingerprints(cell)
     changed = [what for what, seen in manifest["fingerprints"].items() if seen and now.get(what) and now[what] != seen]
@@ -168,6 +169,9 @@ def fingerprints(cell: Cell) -> dict[str, str | None]:
     return found
 
 
+_originals: dict[str, Network] = {}
+
+
 @dataclass
 class Given:
     """What an experiment can ask for by the names of its parameters; the network is built when it is first asked for."""
@@ -182,8 +186,12 @@ class Given:
 
     @cached_property
     def original(self) -> Network:
-        weights = replace(self.cell.weights, value=original(self.cell.weights.value))
-        return build_network(replace(self.cell, weights=weights), self.device)
+        cell = replace(self.cell, weights=replace(self.cell.weights, value=original(self.cell.weights.value)))
+        key = digest({"network": str(network_parts(cell)), "device": str(self.device)})
+        if key not in _originals:  # many cells are compared with one network: the last one is kept
+            _originals.clear()
+            _originals[key] = build_network(cell, self.device)
+        return _originals[key]
 
     def run(self, rules: Sequence[Rule], images: Images | None = None) -> list[Result]:
         """The experiment's results: one per rule, or one."""
@@ -195,6 +203,8 @@ class Given:
             "target": lambda: Target(cell.target, lambda: self.original),
             "options": lambda: cell.experiment.value,
             "model": lambda: cell.model.value,
+            "weights": lambda: cell.weights.value,
+            "seed": lambda: cell.seed,
             "data": lambda: cell.data.value,
             "device": lambda: self.device,
             "work": lambda: self.store.work(cell),
@@ -236,17 +246,22 @@ def in_parts(cells: list[Cell], given: Given, run: Run, bar: tqdm) -> tuple[list
             continue
         part = Images(images, first, stop, pre, cells[0].data.value.on_error, size, run.workers, given.device, cells[0].dtype.torch, bar.update)
         for cell, result in zip(missing, given.run([cell.rule.value for cell in missing], part), strict=True):
-            result.table.attrs["skipped"] = part.skipped
-            given.store.write_part(cell, number, result.table)
+            given.store.write_part(cell, number, result, part.skipped)
     results, skipped = [], []
     for cell in cells:
-        parts = [pd.read_parquet(given.store.part(cell, number)) for number in numbers]
-        skipped = [name for part in parts for name in part.attrs.pop("skipped", [])]
-        table = pd.concat(parts, ignore_index=True)
-        if table.empty:
+        parts, missed = zip(*(given.store.read_part(cell, number) for number in numbers), strict=True)
+        skipped = [name for names in missed for name in names]
+        if len(skipped) == len(images):
             raise UserError(f"none of the {len(images)} images of data={cell.data.name} can be read; replace them")
-        results.append(Result(table))
+        results.append(joined(parts))
     return results, skipped
+
+
+def joined(parts: Sequence[Result]) -> Result:
+    """One result from those of the parts, tables and tensors in order; parts without rows (no image read, none chosen) add nothing."""
+    parts = [part for part in parts if len(part.table)] or list(parts[:1])
+    tensors = {name: {key: torch.cat([part.tensors[name][key] for part in parts]) for key in keys} for name, keys in parts[0].tensors.items()}
+    return Result(pd.concat([part.table for part in parts], ignore_index=True), tensors)
 
 
 def build_network(cell: Cell, device: torch.device) -> Network:
@@ -296,22 +311,23 @@ def git_state() -> tuple[str | None, bool | None]:
         return None, None
 
 
-def draw_figure(name: str, sweeps: dict[str, list[Cell]], profile: str, run: Run) -> Path:
-    """Compute what is missing, read the tables, draw; path of the figure's pdf (its png and csv lie beside it)."""
-    from pipeline.figures import FIGURES, save  # seaborn is slow to import, and only figures need it
+def draw_figure(figure: str, sweeps: dict[str, list[Cell]], profile: str, run: Run, name: str = "") -> Path:
+    """Compute what is missing, read the tables (and the maps, if the figure draws them), draw; path of the figure's pdf (its png and
+    csv lie beside it). name: of its files, by default the figure's."""
+    from pipeline.figures import FIGURES, draws_maps, save  # seaborn is slow to import, and only figures need it
 
     run_cells([cell for cells in sweeps.values() for cell in cells], run)
-    store = Store(Path(run.output))
-    tables = {sweep: pd.concat([labelled(store, cell) for cell in cells], ignore_index=True) for sweep, cells in sweeps.items()}
-    return save(FIGURES[name], name, tables, profile, Path(run.output) / "figures")
+    store, module = Store(Path(run.output)), FIGURES[figure]
+    tables = {sweep: pd.concat([store.read(cell).assign(**facts(cell)) for cell in cells], ignore_index=True) for sweep, cells in sweeps.items()}
+    maps = {sweep: [(facts(cell), store.tensors(cell)) for cell in cells] for sweep, cells in sweeps.items()} if draws_maps(module) else None
+    return save(module, name or figure, tables, profile, Path(run.output) / "figures", maps)
 
 
-def labelled(store: Store, cell: Cell) -> pd.DataFrame:
-    """A cell's table with columns that say which cell it is, named as on the command line: weights, seed, rule, rule.first_layer ... (`explained` is the setting target)"""
-    table = store.read(cell)
-    facts: dict[str, Any] = {}
+def facts(cell: Cell) -> dict[str, Any]:
+    """Which cell it is, named as on the command line: weights, seed, rule, rule.first_layer ... (`explained` is the setting target)"""
+    found: dict[str, Any] = {}
     for group in ("model", "weights", "rule", "data"):
         choice = getattr(cell, group)
-        facts[group] = choice.name
-        facts |= {f"{group}.{k}": v for k, v in cell.describe()[group].items() if k != "choice" and not isinstance(v, list | dict)}
-    return table.assign(**facts, seed=cell.seed, explained=cell.target)
+        found[group] = choice.name
+        found |= {f"{group}.{k}": v for k, v in cell.describe()[group].items() if k != "choice" and not isinstance(v, list | dict)}
+    return {**found, "seed": cell.seed, "explained": cell.target}

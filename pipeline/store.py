@@ -1,7 +1,7 @@
 """Tables on disk: written whole or not at all, read only if whole.
 
 results/<experiment>/<key>/{table.parquet, config.yaml, manifest.json[, *.safetensors]}. A cell under way keeps its finished
-parts in results/<experiment>/.work/<key>/. The manifest is written last and holds the table's checksum.
+parts in results/<experiment>/.work/<key>/. The manifest is written last and holds the checksums of the table and the tensors.
 """
 
 import contextlib
@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ SCHEMA = 1  # of the manifest and the folder
 
 @dataclass(frozen=True)
 class Result:
-    """What an experiment returns for one cell: rows, named tensors to keep beside them, and facts for the manifest."""
+    """What an experiment returns for one cell: rows, tensors to keep beside them ({file: {key: tensor}}), and facts for the manifest.
+
+    Of an experiment over images every tensor has a row per row of the table (or per image): parts are joined along dimension 0.
+    """
 
     table: pd.DataFrame
     tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -46,6 +50,10 @@ def save_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     flush(path.parent)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
 
 
 def flush(path: Path) -> None:
@@ -89,7 +97,8 @@ class Store:
         """The manifest of a finished cell; None if the cell is not there, not whole, or of another schema."""
         try:
             manifest = json.loads((self.folder(cell) / "manifest.json").read_text())
-            whole = manifest["schema"] == SCHEMA and checksum(self.table_path(cell)) == manifest["table"]
+            files = {"table.parquet": manifest["table"], **manifest.get("tensors", {})}
+            whole = manifest["schema"] == SCHEMA and all(checksum(self.folder(cell) / file) == seen for file, seen in files.items())
         except (OSError, ValueError, KeyError):
             return None
         return manifest if whole else None
@@ -97,11 +106,27 @@ class Store:
     def read(self, cell: Cell) -> pd.DataFrame:
         return pd.read_parquet(self.table_path(cell))
 
+    def tensors(self, cell: Cell) -> dict[str, dict[str, Tensor]]:
+        """What lies beside the table: {file: {key: tensor}}."""
+        return {path.stem: safetensors.torch.load_file(path) for path in sorted(self.folder(cell).glob("*.safetensors"))}
+
     def part(self, cell: Cell, number: int) -> Path:
+        """The part's table; it is written after the part's tensors, so the part is finished when this is there."""
         return self.work(cell) / f"part-{number:05d}.parquet"
 
-    def write_part(self, cell: Cell, number: int, table: pd.DataFrame) -> None:
-        save_atomically(self.part(cell, number), lambda path: table.to_parquet(path, index=False))
+    def write_part(self, cell: Cell, number: int, result: Result, skipped: list[str]) -> None:
+        """skipped: names of images that could not be read."""
+        path = self.part(cell, number)
+        for name, tensors in result.tensors.items():
+            save_atomically(path.with_suffix(f".{name}.safetensors"), partial(save_tensors, tensors))
+        result.table.attrs |= {"skipped": skipped, "tensors": list(result.tensors)}
+        save_atomically(path, lambda temporary: result.table.to_parquet(temporary, index=False))
+
+    def read_part(self, cell: Cell, number: int) -> tuple[Result, list[str]]:
+        path = self.part(cell, number)
+        table = pd.read_parquet(path)
+        skipped, names = table.attrs.pop("skipped"), table.attrs.pop("tensors")
+        return Result(table, {name: safetensors.torch.load_file(path.with_suffix(f".{name}.safetensors")) for name in names}), skipped
 
     def finish(self, cell: Cell, result: Result, manifest: dict[str, Any]) -> None:
         """Put the whole cell in place. Two writers are harmless: the last one wins."""
@@ -111,9 +136,10 @@ class Store:
         try:
             result.table.to_parquet(temporary / "table.parquet", index=False)
             for name, tensors in result.tensors.items():
-                safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / f"{name}.safetensors")
+                save_tensors(tensors, temporary / f"{name}.safetensors")
             (temporary / "config.yaml").write_text(yaml.safe_dump(cell.describe(), sort_keys=False))
-            manifest = {"schema": SCHEMA, "table": checksum(temporary / "table.parquet"), **manifest, "facts": result.facts}
+            sums = {file.name: checksum(file) for file in sorted(temporary.glob("*.safetensors"))}
+            manifest = {"schema": SCHEMA, "table": checksum(temporary / "table.parquet"), "tensors": sums, **manifest, "facts": result.facts}
             (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
             for file in temporary.iterdir():
                 flush(file)

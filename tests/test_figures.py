@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import yaml
-from matplotlib.text import Text
 
 from pipeline.figures import fig2, save, style
 from tests import tiny
+from tests.pages import check_texts
 
 
 @pytest.fixture(scope="module")
@@ -89,21 +89,7 @@ def test_files_of_a_figure(tables, tmp_path):
 def test_texts_lie_inside_the_page_and_apart(tables):
     style.use_style()
     figure = fig2.draw(fig2.numbers(tables), fig2.caption(tables, "demo"))
-    figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
-    width, height = figure.canvas.get_width_height()
-    texts = [t for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible()]
-    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
-        low, high = sorted(axis.get_view_interval())
-        outside = [tick for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high]
-        texts = [t for t in texts if t not in [label for tick in outside for label in (tick.label1, tick.label2)]]  # these are not drawn
-    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts]
-    for text, box in boxes:
-        assert box.x0 > -1 and box.x1 < width + 1 and box.y0 > -1 and box.y1 < height + 1, text
-    for i, (a, p) in enumerate(boxes):
-        for b, q in boxes[:i]:
-            overlap = min(p.x1, q.x1) - max(p.x0, q.x0) > 1 and min(p.y1, q.y1) - max(p.y0, q.y0) > 1
-            assert not overlap, (a, b)
+    check_texts(figure)
     style.close(figure)
 
 

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from pipeline.errors import UserError
 from pipeline.models import vgg_layer_names
 from pipeline.network import trace
+from pipeline.oracles import peers
 from pipeline.rules import GRAD
 from pipeline.walk import attribute
 from tests.models import NETS, Net, conv, images, plain, residual, seeded
-from pipeline.oracles import peers
 
 
 @pytest.mark.parametrize("name", NETS)

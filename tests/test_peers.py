@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torchvision.models.resnet import ResNet
 
 from pipeline.network import Network, Record, trace
+from pipeline.oracles import peers
 from pipeline.rules import GRAD, Add, AlphaBeta, FirstLayer, Gbp, Start
 from pipeline.walk import attribute
 from tests.models import NETS, images, seeded
-from tests.oracles import peers
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = {"vgg16": 32, "vgg11_bn": 32, "alexnet": 64, "resnet18": 33}
@@ -30,8 +31,19 @@ class Case:
     def peer(self) -> nn.Module:
         """What Zennit gets: the folded module, in the form that it has a canonizer for."""
         if isinstance(self.model, torchvision.models.ResNet):
-            return peers.folded_resnet(self.model, self.network.module)
+            return folded_resnet(self.model, self.network.module)
         return self.network.module
+
+
+def folded_resnet(model: ResNet, folded: fx.GraphModule) -> ResNet:
+    """The ResNet class, for whose blocks Zennit has a canonizer, with the weights after folding."""
+    model = peers.twin(model)  # type: ignore[assignment]
+    for name, m in list(model.named_modules()):
+        if isinstance(m, nn.Conv2d):
+            model.set_submodule(name, folded.get_submodule(name))
+        elif isinstance(m, nn.BatchNorm2d):
+            model.set_submodule(name, nn.Identity())
+    return model
 
 
 def case_of(model: nn.Module, x: Tensor) -> Case:

@@ -5,12 +5,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline import api
+from pipeline.api import rule
 from pipeline.errors import UserError
+from pipeline.metrics import alignment
 from pipeline.network import Record, trace
+from pipeline.oracles import dense
 from pipeline.rules import GRAD, Activation, Add, AlphaBeta, FirstLayer, Gbp, RectGrad, Rule, Start
 from pipeline.walk import Local, attribute, cascade, walk
 from tests.models import conv, images, seeded
-from tests.oracles import dense
 
 LRP = AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, Start.unit, Add.proportional)
 MEAN, STD = (0.5, 0.4), (0.2, 0.3)
@@ -191,11 +194,21 @@ def test_start():
     assert Gbp().start(onehot, logits).tolist() == onehot.tolist()
 
 
-def test_logit_zero_is_refused():
+def test_a_map_from_logit_zero_is_missing_and_refused_by_the_api():
     onehot, logits = torch.tensor([[1.0, 0], [1, 0]]), torch.tensor([[1.0, 2], [0, 1]])
-    with pytest.raises((ValueError, UserError), match="logit 0"):
-        LRP.start(onehot, logits)
+    start = LRP.start(onehot, logits)
+    assert start[0].tolist() == [1, 0] and start[1].isnan().all()
     assert replace(LRP, start_at=Start.logit).start(onehot, logits).tolist() == onehot.tolist()
+    model = seeded(lambda: small(True))
+    with torch.no_grad():
+        model[-1].weight[1], model[-1].bias[1] = 0, 0
+    network, x, target = trace(model), images(2, SMALL), torch.tensor([0, 1])
+    for name in ("lrp", "lrp_epsilon", "excitation_bp"):
+        maps = attribute(network.forward(x), rule(name), target)
+        assert maps[0].isfinite().all() and alignment(maps, x).isnan().tolist() == [False, True]
+        with pytest.raises(UserError, match="logit 0"):
+            api.attribute(network, x, name, target=target)
+        assert api.attribute(network, x, rule(name, start_at="logit"), target=target).isfinite().all()
 
 
 def test_activation_has_no_map_of_its_own(literal):

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 
 from pipeline.network import Record, trace
+from pipeline.oracles import peers
 from pipeline.rules import GRAD, Activation, Add, AlphaBeta, FirstLayer, Gbp, Grad, RectGrad, Rule, Start
 from pipeline.walk import CHUNK_BYTES, attribute, cascade, one_hot, step, walk
 from tests.drawn import drawn_nets
 from tests.models import NETS, SHAPE, images, seeded
-from tests.oracles import peers
 
 LRP = AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, Start.unit, Add.proportional)
 RULES: dict[str, Rule] = {

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from pipeline import walk
-from pipeline.errors import UserError
-from pipeline.metrics import BANDS, alignment, band_alignment, naive_alignment
-from pipeline.models import import_callable
+from pipeline.external import external_map
+from pipeline.metrics import BANDS, alignment, band_alignment, chroma, naive_alignment
 from pipeline.network import Network
 from pipeline.rules import External, Rule
 from pipeline.store import Result
@@ -27,7 +25,8 @@ class Options:
 
 
 def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, options: Options) -> list[Result]:
-    """One table per rule, a row per image and N: image, target, n, name (of the lowest layer under the rule), alignment, alignment_band0..3.
+    """One table per rule, a row per image and N: image, target, n, name (of the lowest layer under the rule), alignment,
+    alignment_chroma (of the colours: what is left after the mean over channels; NaN for grey images), alignment_band0..3.
 
     N runs to L, for `activation` to L - 1; for an external attribution N = L alone.
     """
@@ -54,20 +53,10 @@ def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, op
 
 
 def measure(r: Tensor, x: Tensor, options: Options) -> dict[str, Tensor]:
-    found = {"alignment": alignment(r, x)}
+    found = {"alignment": alignment(r, x), "alignment_chroma": alignment(chroma(r), chroma(x))}
     if options.naive:
         found["alignment_naive"] = naive_alignment(r, x)
     if options.bands:
         bands = band_alignment(r, x)
         found |= {f"alignment_band{i}": bands[:, i] for i in range(BANDS)}
     return found
-
-
-def external_map(rule: External, network: Network, x: Tensor, classes: Tensor) -> Tensor:
-    """The map of the user's function, checked: x's shape, a tensor."""
-    with torch.enable_grad():
-        r = import_callable(rule.call, "rule.call")(network.module, x.clone(), classes)
-    if not isinstance(r, Tensor) or r.shape != x.shape:
-        shape = tuple(r.shape) if isinstance(r, Tensor) else type(r).__name__
-        raise UserError(f"rule.call={rule.call} returned {shape}; it must return a tensor of x's shape {tuple(x.shape)}")
-    return r.detach().to(x)

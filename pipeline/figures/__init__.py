@@ -1,26 +1,38 @@
-"""Figures: each a module with `numbers(tables)`, all that is drawn, and `draw(numbers, caption)`. They read tables and compute nothing else.
+"""Figures: each a module with `numbers(tables)`, all that is drawn, `caption(tables, profile)`, and `draw(numbers, text)`. They read tables and compute nothing else.
+
+A figure of maps has `draw(numbers, text, maps)`: maps[sweep] is a list of (which cell, {file: {key: tensor}}), one per cell in the order
+of the sweep, as its rows are in tables[sweep]; its csv holds the numbers that are printed in it. pipeline/figures/maps.py draws maps.
 
 To add one: write such a module, enter it in FIGURES, add conf/figure/<name>.yaml with its sweeps.
 """
 
 from collections.abc import Mapping
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pandas as pd
 
 from pipeline.figures import style
 from pipeline.store import save_atomically
 
-FIGURES: dict[str, ModuleType] = {name: import_module(f"pipeline.figures.{name}") for name in ("fig2",)}
+FIGURES: dict[str, ModuleType] = {
+    name: import_module(f"pipeline.figures.{name}") for name in ("attribute", "fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "table1", "theory")
+}
 
 
-def save(module: ModuleType, name: str, tables: Mapping[str, pd.DataFrame], profile: str, folder: Path) -> Path:
-    """Draw a figure from its sweeps' tables: <name>.pdf, .png and .csv (exactly what is drawn) in `folder`; the pdf's path."""
+def draws_maps(module: ModuleType) -> bool:
+    return "maps" in signature(module.draw).parameters
+
+
+def save(module: ModuleType, name: str, tables: Mapping[str, pd.DataFrame], profile: str, folder: Path, maps: Mapping[str, Any] | None = None) -> Path:
+    """Draw a figure from its sweeps' tables (and maps): <name>.pdf, .png and .csv (exactly what is drawn) in `folder`; the pdf's path."""
     style.use_style()
     numbers = module.numbers(tables)
-    figure = module.draw(numbers, module.caption(tables, profile))
+    text = module.caption(tables, profile)
+    figure = module.draw(numbers, text) if maps is None else module.draw(numbers, text, maps)
     paths = [folder / f"{name}{suffix}" for suffix in (".csv", ".png", ".pdf")]
     save_atomically(paths[0], lambda path: numbers.to_csv(path, index=False))
     for path in paths[1:]:

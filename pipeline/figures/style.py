@@ -19,6 +19,27 @@ STATES = {"random": ("-", True), "trained": ("--", False)}  # line style, filled
 STATE_COLOURS = {"random": "#444444", "trained": "#E69F00"}
 NULL_LABELS = {"mosaic": "mosaic", "mean_colour": "mean colour", "edges": "edge map", "noise": "random map", "other": "other image", "blur": "blur"}
 
+# Laws of the weights: Tol's muted colours and marks that no rule has, for curves of laws stand beside curves of rules.
+LAW_COLOURS = {
+    "gaussian": "#332288", "ring": "#44AA99", "heavy_tailed": "#117733", "uniform": "#CC6677", "uniform_literal": "#882255",  # E[w w'] = c I
+    "anisotropic": "#999933", "uniform01": "#AA4499", "removal": "#661100", "thinned": "#6699CC",
+}  # fmt: skip
+LAW_MARKS = {
+    "gaussian": "*", "ring": "P", "heavy_tailed": "p", "uniform": ">", "uniform_literal": "8",
+    "anisotropic": "d", "uniform01": "<", "removal": "X", "thinned": "h",
+}  # fmt: skip
+LAW_LABELS = {
+    "gaussian": "Gaussian", "ring": "ring", "heavy_tailed": "heavy-tailed", "uniform": "uniform", "uniform_literal": "uniform, unscaled",
+    "anisotropic": "anisotropic", "uniform01": "uniform [0, 1]", "removal": "removal", "thinned": "random removal",
+}  # fmt: skip
+
+# Where propagation starts in Fig. 6: Tol's high-contrast colours, which keep apart in grey.
+PART_COLOURS = {"all": "#000000", "max": "#BB5566", "min": "#004488", "random": "#888888", "constant_max": "#BB5566", "constant_min": "#004488"}
+PART_MARKS = {"all": "o", "max": "^", "min": "v", "random": "x", "constant_max": "^", "constant_min": "v"}
+PART_LABELS = {
+    "all": "all units", "max": "max (largest)", "min": "min (smallest)", "random": "random", "constant_max": "constant on max", "constant_min": "constant on min",
+}  # fmt: skip
+
 
 def use_style() -> None:
     matplotlib.use("Agg")

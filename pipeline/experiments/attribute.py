@@ -1,0 +1,112 @@
+"""Attribution maps (Table I, Fig. 3, Fig. 5): a row per image, the maps beside the table."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline import walk
+from pipeline.errors import UserError
+from pipeline.external import external_map
+from pipeline.metrics import alignment, chroma
+from pipeline.network import Network, Record
+from pipeline.rules import Activation, External, Gbp, Rule
+from pipeline.store import Result
+from pipeline.targets import Target
+
+
+@dataclass(frozen=True)
+class Options:
+    """layers: for rule=activation, the names of the layers whose A_l is sent down with GBP below; null: all but the last;
+    bottom: also with the bottom process; original: also compare with the map of the network without what the weights' law changed;
+    maps: keep the maps."""
+
+    layers: list[str] | None
+    bottom: bool
+    original: bool
+    maps: bool
+
+
+def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, model: Any, options: Options) -> list[Result]:
+    """One result per rule. Rows, an image each (for rule=activation, an image and layer): image, target, label, decision, probability
+    (of the target), class_name, label_name, layer and name of where the map starts; of the map without bottom process alignment,
+    alignment_chroma, and similarity (its cosine with the original network's map); alignment_bottom of the map with it.
+
+    maps.safetensors, in the order of the rows: without_bottom, with_bottom (rows, C, H, W); inputs.safetensors: x (images, C, H, W).
+    """
+    tables = [Maps([], defaultdict(list)) for _ in rules]
+    inputs, names = [], model.categories()
+    for batch in images:
+        record = network.forward(batch.x)
+        unmodified = target.original().forward(batch.x) if options.original else None
+        classes = target.classes(batch, record.logits)
+        about = [{"image": image, **facts} for image, facts in zip(batch.names, explained(record, classes, batch.labels, names), strict=True)]
+        inputs.append(record.x.cpu())
+        for rule, table in zip(rules, tables, strict=True):
+            found = maps_of(network, record, rule, classes, options)
+            originals = maps_of(unmodified.network, unmodified, rule, classes, options) if unmodified else {}
+            numbers = {layer: measure(maps, originals.get(layer), record.x) for layer, maps in found.items()}
+            for b, facts in enumerate(about):
+                for layer, maps in found.items():
+                    values = {k: float(v[b]) for k, v in numbers[layer].items()}
+                    table.rows.append({**facts, "layer": layer, "name": network.unit_name(layer), **values})
+                    for key, r in maps.items() if options.maps else ():
+                        table.maps[key].append(r[b : b + 1].cpu())
+    kept = {"inputs": {"x": torch.cat(inputs)}} if options.maps and inputs else {}
+    return [
+        Result(pd.DataFrame(table.rows), {"maps": {k: torch.cat(v) for k, v in table.maps.items()}, **kept} if kept else {})
+        for table in tables
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Rows of one table, and its maps in their order."""
+
+    rows: list[dict[str, Any]]
+    maps: dict[str, list[Tensor]]
+
+
+def explained(record: Record, classes: Tensor, labels: Tensor, names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """What is explained, for each image."""
+    probability = record.logits.double().softmax(1).gather(1, classes[:, None])[:, 0].tolist()
+    name = lambda k: "" if k < 0 else names[k] if names else str(k)  # noqa: E731
+    columns = zip(classes.tolist(), labels.tolist(), record.logits.argmax(1).tolist(), probability, strict=True)
+    return [
+        {"target": k, "label": label, "decision": decision, "probability": p, "class_name": name(k), "label_name": name(label)}
+        for k, label, decision, p in columns
+    ]  # fmt: skip
+
+
+def measure(maps: dict[str, Tensor], originals: dict[str, Tensor] | None, x: Tensor) -> dict[str, Tensor]:
+    r = maps["without_bottom"]
+    found = {"alignment": alignment(r, x), "alignment_chroma": alignment(chroma(r), chroma(x))}
+    if "with_bottom" in maps:
+        found["alignment_bottom"] = alignment(maps["with_bottom"], x)
+    return found | ({"similarity": alignment(r, originals["without_bottom"])} if originals else {})
+
+
+def maps_of(network: Network, record: Record, rule: Rule, classes: Tensor, options: Options) -> dict[int, dict[str, Tensor]]:
+    """{layer where the maps start: the maps without and with the bottom process}; activation and external maps know no bottom."""
+    if isinstance(rule, External):
+        return {network.depth: {"without_bottom": external_map(rule, network, record.x, classes)}}
+    if isinstance(rule, Activation):
+        numbers = numbers_of(network, options.layers)
+        return {n: {"without_bottom": walk.walk(record, record.activation(n), lambda _: Gbp(), top=n)} for n in numbers}
+    found = {"without_bottom": walk.attribute(record, rule, classes)}
+    if options.bottom:
+        found["with_bottom"] = walk.attribute(record, rule, classes, bottom=True)
+    return {network.depth: found}
+
+
+def numbers_of(network: Network, names: Sequence[str] | None) -> list[int]:
+    """l of the layers with these names; all but the last without names. Raises UserError for a name that is none."""
+    units = {network.unit_name(n): n for n in range(1, network.depth)}
+    unknown = [name for name in names or () if name not in units]
+    if unknown:
+        raise UserError(f"the model has no layer {unknown[0]} to start from; choose among {', '.join(units)}")
+    return [units[name] for name in names] if names else list(units.values())

@@ -1,0 +1,25 @@
+"""Weights of single neurons as points in the plane (Fig. 3, left)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+
+from pipeline.errors import UserError
+from pipeline.store import Result
+
+
+@dataclass(frozen=True)
+class Options:
+    """neurons: how many are drawn, each with two inputs."""
+
+    neurons: int
+
+
+def run(weights: Any, seed: int, options: Options) -> list[Result]:
+    """A row per neuron: neuron, w0, w1, drawn by the weights' law as one layer of two inputs."""
+    if not hasattr(weights, "draw"):
+        raise UserError("experiment=directions draws from a law; choose weights=gaussian, ring, uniform or another one")
+    w = weights.draw(torch.Size((options.neurons, 2)), seed, 1)
+    return [Result(pd.DataFrame({"neuron": range(len(w)), "w0": w[:, 0].tolist(), "w1": w[:, 1].tolist()}))]

@@ -1,0 +1,89 @@
+"""The competing theory (Sixt et al. [33]): how parallel the vectors become that a rule sends down from different classes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline.data import Batch
+from pipeline.errors import UserError
+from pipeline.metrics import alignment
+from pipeline.network import Network, Record
+from pipeline.rules import Activation, Rule
+from pipeline.seeds import name_seed
+from pipeline.shallow import keyed
+from pipeline.store import Result
+from pipeline.targets import Target
+from pipeline.walk import inside, one_hot, step
+
+
+@dataclass(frozen=True)
+class Options:
+    """centred: also the cosine after each vector's mean is taken off (the correlation)."""
+
+    centred: bool
+
+
+def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, options: Options) -> list[Result]:
+    """One table per rule, a row per image, other class and layer l = L-1..0: image, target, against (runner_up, random), other (that class),
+    layer, name (of A_l's layer; "" for l = 0, the map itself), cosine and cosine_centred of r_l from the two classes.
+
+    runner_up: the highest logit but the target's; random: another class, keyed by the image. NaN where a rule has cut all of r_l.
+    """
+    rows: list[list[dict[str, Any]]] = [[] for _ in rules]
+    for rule in rules:
+        inside(rule)
+        if isinstance(rule, Activation):
+            raise UserError("the activation starts from no class; choose another rule")
+    for batch in images:
+        record = network.forward(batch.x)
+        classes = target.classes(batch, record.logits)
+        others = other_classes(batch, record.logits, classes)
+        for table, rule in zip(rows, rules, strict=True):
+            starts = [rule.start(one_hot(record, k), record.logits) for k in (classes, *others.values())]
+            found = [
+                (against, layer, {name: value.tolist() for name, value in cosines(r, s, options).items()})
+                for layer, (r, *rest) in descents(record, rule, starts)
+                for against, s in zip(others, rest, strict=True)
+            ]
+            for b, image in enumerate(batch.names):
+                for against, layer, columns in found:
+                    facts = {"image": image, "target": int(classes[b]), "against": against, "other": int(others[against][b]), "layer": layer}
+                    table.append({**facts, "name": network.unit_name(layer) if layer else "", **{name: column[b] for name, column in columns.items()}})
+    return [Result(pd.DataFrame(table)) for table in rows]
+
+
+def cosines(r: Tensor, s: Tensor, options: Options) -> dict[str, Tensor]:
+    """(B,) each."""
+    return {"cosine": alignment(r, s)} | ({"cosine_centred": alignment(centred(r), centred(s))} if options.centred else {})
+
+
+def other_classes(batch: Batch, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
+    """(B,) each. Raises UserError for a network with a single class."""
+    count = logits.shape[1]
+    if count < 2:
+        raise UserError("the network has one class, and rank1 compares two")
+    runner_up = logits.scatter(1, classes[:, None], -torch.inf).argmax(1)
+    shifts = [int(torch.randint(1, count, (), generator=keyed(name_seed(name)))) for name in batch.names]
+    return {"runner_up": runner_up, "random": (classes + torch.tensor(shifts, device=classes.device)) % count}
+
+
+@torch.no_grad()
+def descents(record: Record, rule: Rule, starts: list[Tensor]) -> Iterator[tuple[int, list[Tensor]]]:
+    """(l, r_l from each start) for l = L-1..0. Each r is rescaled on its way, which changes no direction."""
+    for layer in range(record.network.depth, 0, -1):
+        starts = [unit_scale(step(record, layer, r, rule)) for r in starts]
+        yield layer - 1, starts
+
+
+def unit_scale(r: Tensor) -> Tensor:
+    """Largest entry 1 in each sample; 0 stays 0."""
+    largest = r.flatten(1).abs().amax(1)
+    return r / torch.where(largest > 0, largest, 1).view(-1, *[1] * (r.ndim - 1))
+
+
+def centred(r: Tensor) -> Tensor:
+    return r - r.mean(tuple(range(1, r.ndim)), keepdim=True)

@@ -1,0 +1,104 @@
+"""Theorem 2: over orthogonal weights of equal norms, r along A aligns at least as well as i.i.d. r, (18); when does equality hold, and how far do the conditions bend?"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline.metrics import alignment
+from pipeline.rules import Rule
+from pipeline.shallow import keyed, shallow
+from pipeline.store import Result
+from pipeline.walk import walk
+
+ROUNDING = 1e-9  # of a cosine in float64
+LAWS: dict[str, Callable[..., Tensor]] = {
+    "normal": lambda shape, g: torch.randn(shape, generator=g, dtype=torch.float64),
+    "exponential": lambda shape, g: torch.empty(shape, dtype=torch.float64).exponential_(generator=g),
+    "constant": lambda shape, g: torch.ones(shape, dtype=torch.float64),  # i.i.d. too, and the mean of a positive law
+}
+# What the pre-activations are where x is made for them: (on which units, are all A > 0 equal) -> from a normal (B, K).
+CASES: dict[tuple[str, bool], Callable[[Tensor], Tensor]] = {
+    ("all", False): torch.abs,
+    ("all", True): torch.ones_like,
+    ("active", True): torch.sign,
+}
+NET, GENERIC, INPUT, BACKWARD = 0, 1, 2, 3  # streams
+
+
+@dataclass(frozen=True)
+class Options:
+    """nets x inputs: cases of each setting; neurons, dim: K <= d; mixing: shares of a random matrix in the orthogonal one; spread: SDs of the
+    log norms, each knob alone; laws: of r_b; seed: of everything."""
+
+    nets: int
+    inputs: int
+    neurons: int
+    dim: int
+    mixing: list[float]
+    spread: list[float]
+    laws: list[str]
+    seed: int
+
+    def __post_init__(self):
+        if not 1 <= self.neurons <= self.dim:
+            raise ValueError("neurons must lie between 1 and dim: more vectors are never orthogonal")
+        if unknown := [law for law in self.laws if law not in LAWS]:
+            raise ValueError(f"there is no law {unknown[0]}; choose from {', '.join(LAWS)}")
+        if min(self.nets, self.inputs) < 1 or min([*self.mixing, *self.spread], default=0) < 0 or max(self.mixing, default=0) > 1:
+            raise ValueError("nets and inputs must be at least 1, mixing in [0, 1], spread at least 0")
+
+
+def run(rules: Sequence[Rule], options: Options) -> list[Result]:
+    """One table per rule, a row per case: mixing, spread, net, input, units (all: x activates every unit; active: some), equal (all A of active
+    units equal), law (of r_b), alpha_a, alpha_b, defined (neither R is 0), holds (18), equality (to 1e-9)."""
+    tables: list[list[pd.DataFrame]] = [[] for _ in rules]
+    for mixing, spread in settings(options):
+        for net in range(options.nets):
+            w = hidden_weights(options, net, mixing, spread)
+            z = torch.randn(options.inputs, options.neurons, generator=keyed(options.seed, net, INPUT), dtype=torch.float64)
+            for units, equal, x in inputs(options, net, w, z):
+                record = shallow(w, torch.ones(1, options.neurons, dtype=torch.float64)).forward(x)
+                facts = {"mixing": mixing, "spread": spread, "net": net, "input": range(options.inputs), "units": units, "equal": equal}
+                for law in options.laws:
+                    r_b = LAWS[law](z.shape, keyed(options.seed, net, BACKWARD, list(LAWS).index(law)))
+                    for table, rule in zip(tables, rules, strict=True):
+                        a, b = (alignment(walk(record, r, lambda _, rule=rule: rule, top=1), x) for r in (record.activation(1), r_b))
+                        table.append(pd.DataFrame({**facts, "law": law, **compared(a, b)}))
+    return [Result(pd.concat(table, ignore_index=True)) for table in tables]
+
+
+def settings(options: Options) -> list[tuple[float, float]]:
+    """(mixing, spread), one of them 0."""
+    return list(dict.fromkeys([(m, 0.0) for m in options.mixing] + [(0.0, s) for s in options.spread]))
+
+
+def hidden_weights(options: Options, net: int, mixing: float, spread: float) -> Tensor:
+    """(K, d): (1 - mixing) orthonormal rows + mixing random rows of norm 1, brought to norm 1 and then to log-normal norms of median 1."""
+    g = keyed(options.seed, net, NET)
+    q = torch.linalg.qr(torch.randn(options.dim, options.neurons, generator=g, dtype=torch.float64)).Q.T
+    other = torch.nn.functional.normalize(torch.randn(q.shape, generator=g, dtype=torch.float64))
+    norms = torch.exp(spread * torch.randn(len(q), 1, generator=g, dtype=torch.float64))
+    return torch.nn.functional.normalize((1 - mixing) * q + mixing * other) * norms
+
+
+def inputs(options: Options, net: int, w: Tensor, z: Tensor) -> Iterator[tuple[str, bool, Tensor]]:
+    """x (B, d) of each case: normal, which activates about half of the units; or with the pre-activations that the case asks for and as much at
+    random outside the neurons' span. The cases of equal A: at exact weights only."""
+    generic = torch.randn(len(z), options.dim, generator=keyed(options.seed, net, GENERIC), dtype=torch.float64)
+    inverse = torch.linalg.pinv(w)  # (d, K)
+    outside = generic - generic @ w.T @ inverse.T
+    exact = torch.allclose(w @ w.T, torch.eye(len(w), dtype=w.dtype), atol=1e-12)
+    yield "active", False, generic
+    for (units, equal), activations in CASES.items():
+        if exact or not equal:
+            yield units, equal, activations(z) @ inverse.T + outside
+
+
+def compared(a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    """alpha_a, alpha_b and what (18) says of them; an R of 0 has no alignment: (18) then does not hold."""
+    return {
+        "alpha_a": a, "alpha_b": b, "defined": ~(a.isnan() | b.isnan()), "holds": a >= b - ROUNDING, "equality": (a - b).abs() <= ROUNDING,
+    }  # fmt: skip

@@ -1,0 +1,167 @@
+"""Every rule on this network against autograd, Captum, Zennit and literal transcriptions: the largest errors, in float64."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipeline.drawing import set_parameter
+from pipeline.errors import UserError
+from pipeline.lowering import BATCH_NORM
+from pipeline.network import Network
+from pipeline.oracles.checks import Case, Check, NotComparable, Pair, checks
+from pipeline.rules import RULES, External
+from pipeline.store import Result
+from pipeline.weights import traced
+
+
+@dataclass(frozen=True)
+class Options:
+    """images: how many; side: theirs in pixels, null for the model's own; biases: draw those that are all zero; tolerance: of both errors."""
+
+    images: int
+    side: int | None
+    biases: bool
+    tolerance: float
+
+    def __post_init__(self):
+        if self.images < 1 or self.tolerance <= 0:
+            raise ValueError("images must be at least 1 and tolerance above 0")
+
+
+def run(network: Network, model: Any, options: Options) -> list[Result]:
+    """A row per rule, setting and reference: error_max = max |a - b| / max |b| and error_l2 = |a - b| / |b|, the largest over the
+    images and what is compared of them (`sites` numbers in all); ok: both below the tolerance, missing where nothing was compared,
+    and then `note` says why. Images are noise, so no data is needed. Biases are drawn in `network` itself.
+    """
+    device = next(network.module.parameters()).device
+    original = model.build().to(device, torch.float64).eval().requires_grad_(False)
+    x = noise(model.preprocessing(), options, original, device)
+    rows = []
+    if draw_batch_norms(original):
+        refolded = traced(model, original)
+        rows.append(row("forward", "BatchNorm folded", "module", options, x, lambda: [(refolded.forward(x).logits, original(x.clone()))]))
+        del refolded
+    if options.biases:
+        draw_biases(network)
+    put_weights(network, original)
+    case = Case(network, original, network.forward(x))
+    if bool((case.record.logits == 0).all(1).any()):
+        raise UserError("all the network's logits are zero for some image, so there is nothing to explain; choose other weights")
+    todo = [Check("forward", "", "module", lambda case: [(case.record.logits, case.original(case.x.clone()))]), *checks(case)]
+    for check in tqdm(todo, desc="verify", unit="check", dynamic_ncols=True):
+        rows.append(row(check.rule, check.setting, check.reference, options, x, lambda check=check: check.pairs(case)))
+    known = {check.rule for check in todo}
+    for name in RULES:
+        if name not in known and RULES[name] is not External:
+            rows.append(row(name, "", "none", options, x, lambda: missing("no independent implementation of this rule is known here")))
+    table = pd.DataFrame(rows).astype({"ok": "boolean"})
+    order = {name: i for i, name in enumerate(["forward", *RULES])}
+    return [Result(table.sort_values("rule", key=lambda rules: rules.map(order), kind="stable", ignore_index=True))]
+
+
+def missing(reason: str) -> Iterable[Pair]:
+    raise NotComparable(reason)
+
+
+# ---- the network and its images ----------------------------------------------------------------------------------------
+
+
+def noise(preprocessing: Any, options: Options, model: nn.Module, device: torch.device) -> Tensor:
+    """Normalised pixels, uniform in their range, (B, C, H, W) float64; of the model's own size where it does not take `side`."""
+    mean, std = (torch.tensor(list(v), dtype=torch.float64).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    side = min(options.side or preprocessing.crop, preprocessing.crop)
+
+    def images(side: int) -> Tensor:
+        pixels = torch.rand(options.images, len(mean), side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        return ((pixels - mean) / std).to(device)
+
+    try:
+        model(images(side))
+    except (RuntimeError, ValueError):  # too small a map, or a linear layer that counts on another
+        return images(preprocessing.crop)
+    return images(side)
+
+
+def draw_batch_norms(model: nn.Module) -> bool:
+    """Give every BatchNorm statistics that change something; whether there was one."""
+    generator = torch.Generator().manual_seed(0)
+    found = [m for m in model.modules() if isinstance(m, BATCH_NORM)]
+    for norm in found:
+        for tensor, low, high in ((norm.running_mean, -1, 1), (norm.running_var, 0.5, 2), (norm.weight, 0.5, 1.5), (norm.bias, -1, 1)):
+            if tensor is not None:
+                tensor.copy_(low + (high - low) * torch.rand(tensor.shape, generator=generator))
+    return bool(found)
+
+
+@torch.no_grad()
+def draw_biases(network: Network) -> None:
+    """Biases that are all zero, or not there, become normal, a tenth of the layer's weights' norm: a sensible share of z."""
+    generator = torch.Generator().manual_seed(0)
+    for op in network.layers:
+        module: Any = op.module
+        if module.bias is None:
+            module.bias = nn.Parameter(module.weight.new_zeros(len(module.weight)), requires_grad=False)
+        if not module.bias.any():
+            drawn = torch.randn(len(module.bias), generator=generator).to(module.bias)
+            set_parameter(module, "bias", 0.1 * drawn * module.weight.flatten(1).norm(dim=1))
+
+
+def put_weights(network: Network, original: nn.Module) -> None:
+    """The network's own weights in the model as its author wrote it; BatchNorm, of which they hold what there was, becomes the identity."""
+    for op in network.layers:
+        layer: Any = original.get_submodule(op.where)
+        layer.weight = nn.Parameter(op.module.weight.contiguous(), requires_grad=False)  # type: ignore[union-attr]
+        layer.bias = op.module.bias  # type: ignore[union-attr]
+        if op.norm:
+            original.set_submodule(op.norm, nn.Identity())
+
+
+# ---- errors ------------------------------------------------------------------------------------------------------------
+
+
+def row(rule: str, setting: str, reference: str, options: Options, x: Tensor, pairs: Callable[[], Iterable[Pair]]) -> dict[str, Any]:
+    found: dict[str, Any] = {"error_max": float("nan"), "error_l2": float("nan"), "sites": 0, "ok": None, "note": ""}
+    try:
+        errors = [error for a, b in pairs() for error in relative_errors(a, b)]
+    except ImportError as error:
+        found["note"] = f"not run: {error.name} is missing, pip install captum zennit"
+    except NotComparable as error:
+        found["note"] = f"not comparable: {error}"
+    except UserError as error:
+        found["note"] = f"refused: {error}"
+    else:
+        largest, l2 = (max((error[i] for error in errors), default=float("nan")) for i in range(2))
+        sites = sum(error[2] for error in errors)
+        found |= {"error_max": largest, "error_l2": l2, "sites": sites}
+        found |= {"ok": max(largest, l2) <= options.tolerance} if errors else {"note": "not comparable: this network has no such step"}
+    return {"rule": rule, "setting": setting, "reference": reference, "dtype": "float64", "images": len(x), "side": x.shape[-1], **found}
+
+
+def relative_errors(a: Tensor, b: Tensor) -> list[tuple[float, float, int]]:
+    """Of each sample: max |a - b| / max |b|, |a - b| / |b|, how many numbers. 0 where both are 0, infinite where b alone is, or a is not finite."""
+    if a.shape != b.shape:
+        return [(float("inf"), float("inf"), b.numel())]
+    found = []
+    for one, other in zip(a.detach().flatten(1), b.detach().flatten(1), strict=True):
+        sizes = [((one - other).abs().max(), other.abs().max()), ((one - other).norm(), other.norm())]
+        ratios = [float(torch.where(error == 0, error, error / scale).nan_to_num(float("inf"), float("inf"))) for error, scale in sizes]
+        found.append((*ratios, one.numel()))
+    return found  # type: ignore[return-value]
+
+
+def report(table: pd.DataFrame) -> tuple[str, str | None]:
+    """The table as text, and a complaint if a row is not ok."""
+    shown: Any = table[["rule", "setting", "reference", "error_max", "error_l2", "sites", "ok", "note"]].copy()
+    for column in ("error_max", "error_l2"):
+        shown[column] = shown[column].map(lambda v: "" if pd.isna(v) else f"{v:.1e}")
+    shown["ok"] = ["-" if pd.isna(ok) else "yes" if ok else "NO" for ok in table["ok"]]
+    errors = table.loc[table["ok"].notna(), ["error_max", "error_l2"]].to_numpy()
+    wrong, compared = int((shown["ok"] == "NO").sum()), len(errors)
+    summary = f"{compared} comparisons on {table['images'][0]} images of {table['side'][0]} px in float64, {len(table) - compared} not run"
+    complaint = f"{wrong} of {compared} comparisons are off by more than the tolerance; see the rows that say NO" if wrong else None
+    return f"{shown.to_string(index=False, justify='left', max_colwidth=None)}\n{summary}; largest error {errors.max():.1e}", complaint

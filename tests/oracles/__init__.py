@@ -1,1 +1,0 @@
-"""Independent implementations to compare the engine with: peers (other libraries) and dense (slow and literal)."""
