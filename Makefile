@@ -12,9 +12,9 @@ else
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 endif
-FIGURES := $(patsubst conf/figure/%.yaml,%,$(wildcard conf/figure/*.yaml))
+FIGURES := $(filter-out all,$(patsubst conf/figure/%.yaml,%,$(wildcard conf/figure/*.yaml)))
 
-.PHONY: help verify test lint env $(FIGURES)
+.PHONY: help figures verify test lint env $(FIGURES)
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -24,6 +24,9 @@ help: ## list the targets
 
 $(FIGURES): $(READY)
 	$(PYTHON) -m pipeline figure=$@ profile=$(PROFILE) $(ARGS)
+
+figures: $(READY) ## draw all of them
+	$(PYTHON) -m pipeline figure=all profile=$(PROFILE) $(ARGS)
 
 verify: $(READY) ## check every rule on a network: MODEL=resnet34, or MODEL=own ARGS="model.call=package.module:function"
 	$(PYTHON) -m pipeline experiment=verify $(if $(wildcard conf/model/$(MODEL).yaml),model=$(MODEL),model=vgg16 model.name=$(MODEL)) $(ARGS)

@@ -3,13 +3,15 @@
 Every complaint ends as one sentence on stderr and a non-zero exit; stdout carries the paths of what was made.
 """
 
+import copy
 import dataclasses
 import difflib
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pandas as pd
 import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -35,7 +38,7 @@ from pipeline.weights import WEIGHTS
 
 @dataclass(frozen=True)
 class All:
-    """rule=all: a table for each of the rules `names`, their work and one picture shared."""
+    """rule=all: a table for each of the rules `names`, their work and one picture shared; figure=all: each of these figures."""
 
     names: list[str]
 
@@ -61,7 +64,8 @@ class Root:
 @dataclass(frozen=True)
 class Profile:
     """overrides: for every cell; trained: the overrides that select really trained weights; base: the same as `weights.base`; seeds: of
-    the random weights; depths: numbers of top layers that are changed; pictures: overrides where maps are looked at, for `random`,
+    the random weights; depths: numbers of top layers that are changed; removal_inputs: share of a linear
+    layer's inputs that removal keeps; pictures: overrides where maps are looked at, for `random`,
     `trained` and `law` (a law on trained weights); picture_depths: the depths there."""
 
     overrides: dict[str, Any]
@@ -69,6 +73,7 @@ class Profile:
     base: str
     seeds: list[int]
     depths: list[int]
+    removal_inputs: float
     pictures: dict[str, dict[str, Any]]
     picture_depths: list[int]
 
@@ -116,25 +121,48 @@ def with_seed(cell: Cell, seed: str) -> Cell:
 
 
 def figure_cells(sweeps: Sweeps, profile: Profile, user: list[str]) -> dict[str, list[Cell]]:
-    """Every point of every sweep, composed by itself; precedence: root < profile < figure < user."""
+    """Every point of every sweep as a cell; precedence: root < profile < figure < user."""
     found: dict[str, list[Cell]] = {}
     parsed: dict[tuple[str, ...], Cell] = {}
     for name, sweep in sweeps.sweeps.items():
         cells: dict[str, Cell] = {}
         for point in points(sweep):
             overrides = {k: f"{k}={v}" for k, v in {**profile.overrides, **point}.items()}
-            overrides |= {o.split("=", 1)[0]: o for o in user}
+            overrides |= {o.split("=", 1)[0]: o for o in user if not o.startswith("profile.")}
             for group in GROUPS.keys() & {o.split("=", 1)[0] for o in user}:  # another data set than the profile's needs none of its settings
                 overrides = {k: v for k, v in overrides.items() if not k.startswith(f"{group}.") or v in user}
-            seed = overrides.pop("seed", "").removeprefix("seed=")  # a plain number: no need to compose anew for each
+            seed = overrides.pop("seed", "").removeprefix("seed=")  # a plain number: no need to parse anew for each
             key = tuple(overrides.values())
             if key not in parsed:
-                cfg = compose("config", overrides=list(key), return_hydra_config=True)
-                parsed[key] = parse_cell(cfg, cfg.hydra.runtime.choices)
+                parsed[key] = parse_cell(*composed(key))
             cell = with_seed(parsed[key], seed) if seed else parsed[key]
             cells[cell.key] = cell
         found[name] = list(cells.values())
     return found
+
+
+def composed(overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, Any]]:
+    """The configuration with these overrides, and the choices made. Hydra composes each set of choices once (60 ms); settings of one
+    choice are put into a copy."""
+    settings = [o for o in overrides if o.split("=", 1)[0].rpartition(".")[0] in GROUPS]
+    cfg, choices = _composed(tuple(o for o in overrides if o not in settings))
+    cfg = copy.deepcopy(cfg)
+    for setting in settings:
+        OmegaConf.update(cfg, *setting_of(setting))
+    return cfg, choices
+
+
+@cache
+def setting_of(override: str) -> tuple[str, Any]:
+    """rule.quantile=0.8 -> its key and value, as Hydra reads them."""
+    parsed = OverridesParser.create().parse_override(override)
+    return parsed.key_or_group, parsed.value()
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> tuple[DictConfig, Mapping[str, Any]]:
+    cfg = compose("config", overrides=list(overrides), return_hydra_config=True)
+    return OmegaConf.masked_copy(cfg, [*GROUPS, "seed", "dtype", "target", "scoped"]), dict(cfg.hydra.runtime.choices)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -155,7 +183,9 @@ def dispatch(cfg: DictConfig, hydra_config: Any) -> None:
     if choices.get("figure") in (None, "null"):
         cells = cells_of(cfg, choices, hydra_config.overrides.task)
         tables = run_cells(cells, run)
-        if picture := cells[0].spec.picture:
+        if (picture := cells[0].spec.picture) and pd.read_parquet(tables[0]).empty:
+            print(f"no row, so nothing to draw: {cells[0].title}", file=sys.stderr)
+        elif picture:
             print(*made(draw_figure(picture, {picture: cells}, "", run, name=f"{picture}_{cells[0].shared_key}")), sep="\n")
         complaint = report(cells[0], tables[0])
         print(*tables, sep="\n")
@@ -165,9 +195,17 @@ def dispatch(cfg: DictConfig, hydra_config: Any) -> None:
     profile = parse(cfg.profile, Profile, f"profile={choices['profile']}")
     own = [f"{k}={v}" for k, v in profile.overrides.items()]  # put there by main
     user = [o for o in hydra_config.overrides.task if not o.startswith(("figure=", "profile=")) and o not in own]
-    sweeps = figure_cells(parse(cfg.figure, Sweeps, f"figure={choices['figure']}"), profile, user)
-    pdf = draw_figure(choices["figure"], sweeps, choices["profile"], run)
-    print(*made(pdf), sep="\n")
+    for name, figure in figures_of(cfg, choices["figure"], hydra_config.overrides.task).items():
+        sweeps = figure_cells(parse(figure, Sweeps, f"figure={name}"), profile, user)
+        print(*made(draw_figure(name, sweeps, choices["profile"], run)), sep="\n", flush=True)
+
+
+def figures_of(cfg: DictConfig, choice: str, overrides: list[str]) -> dict[str, Any]:
+    """{name: sweeps} of the figure that is chosen, or with figure=all of each of its figures."""
+    if "names" not in cfg.figure:
+        return {choice: cfg.figure}
+    others = [o for o in overrides if not o.startswith(("figure=", "figure."))]
+    return {name: compose("config", overrides=[*others, f"figure={name}"]).figure for name in parse(cfg.figure, All, "figure=all").names}
 
 
 def cells_of(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) -> list[Cell]:
@@ -176,8 +214,7 @@ def cells_of(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) 
     if not isinstance(cell.rule.value, All):
         return [cell]
     others = [o for o in overrides if not o.startswith(("rule=", "rule."))]
-    composed = [compose("config", overrides=[*others, f"rule={name}"], return_hydra_config=True) for name in cell.rule.value.names]
-    return [parse_cell(cfg, cfg.hydra.runtime.choices) for cfg in composed]
+    return [parse_cell(*composed([*others, f"rule={name}"])) for name in cell.rule.value.names]
 
 
 def made(pdf: Path) -> list[Path]:

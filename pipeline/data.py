@@ -61,8 +61,8 @@ class ImageSet:
         return ImageSet(pick(self.names), pick(self.labels), partial(_load_picked, self.load, tuple(indices)), pick(self.files) if self.files else None)
 
     def fingerprint(self) -> str:
-        """A hash of the names and contents (of the sizes, for very many files)."""
-        digest = hashlib.sha256("\n".join(self.names).encode())
+        """A hash of the names, labels and contents (of the sizes, for very many files)."""
+        digest = hashlib.sha256(repr((self.names, self.labels)).encode())
         for file in self.files or ():
             content = file.read_bytes() if len(self) <= HASHED_FILES else str(file.stat().st_size).encode()
             digest.update(hashlib.sha256(content).digest())

@@ -230,7 +230,7 @@ def run_group(cells: list[Cell], run: Run, store: Store, device: torch.device, b
             results = given.run([cell.rule.value for cell in cells])
         facts["seconds"] = round(time.monotonic() - started, 3)
         for cell, result in zip(cells, results, strict=True):
-            store.finish(cell, result, facts)
+            store.finish(cell, result, {"key": cell.identity, **facts})
 
 
 def in_parts(cells: list[Cell], given: Given, run: Run, bar: tqdm) -> tuple[list[Result], list[str]]:
@@ -283,11 +283,10 @@ def default_batch_size(side: int, device: torch.device) -> int:
 
 
 def manifest(cell: Cell, device: torch.device) -> dict[str, Any]:
-    """Where a table comes from; no host, no user."""
+    """Where the tables of cells that differ in their rule come from; no host, no user."""
     packages = ("torch", "torchvision", "numpy", "pandas")
     commit, dirty = git_state()
     return {
-        "key": cell.identity,
         "fingerprints": fingerprints(cell),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
         "commit": commit,

@@ -90,7 +90,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     ax.set_xlabel(r"difference of $\alpha$, mean over N")
     ax = figure.add_subplot(right[1])
     draw_overflow(ax, numbers[numbers["panel"] == "overflow"])
-    style.panel_title(ax, "c", "unscaled, 224 px, float32")
+    style.panel_title(ax, "c", "uniform, unscaled, float32")
     ax.set(xlabel="N, layers under the rule", ylabel="cosine")
     figure.legend(handles=law_handles(), loc="upper center", bbox_to_anchor=(0.34, 0.205), ncols=3, columnspacing=1.2, handlelength=2.2)
     figure.legend(handles=rule_handles(), loc="upper center", bbox_to_anchor=(0.84, 0.205), ncols=2, columnspacing=1.0, handlelength=2.0)
@@ -102,7 +102,8 @@ def draw_laws(ax: Axes, points: pd.DataFrame) -> None:
     for law in LAWS:
         chosen, colour = points[points["law"] == law], style.LAW_COLOURS[law]
         ax.fill_between(chosen["n"], chosen["low"], chosen["high"], color=colour, alpha=0.12, linewidth=0)
-        ax.plot(chosen["n"], chosen["y"], color=colour, marker=style.LAW_MARKS[law], markersize=3.5, markeredgewidth=0, linewidth=0.9)
+        width = 2.2 if law == "gaussian" else 0.9  # shows below those that coincide with it
+        ax.plot(chosen["n"], chosen["y"], color=colour, marker=style.LAW_MARKS[law], markersize=3.5, markeredgewidth=0, linewidth=width)
     naive = points[points["law"] == NAIVE]
     ax.plot(naive["n"], naive["y"], color=style.LAW_COLOURS["uniform_literal"], linestyle=DASHED, linewidth=1.0, zorder=3)
 
@@ -129,7 +130,16 @@ def draw_overflow(ax: Axes, points: pd.DataFrame) -> None:
 
 def law_handles() -> list[Line2D]:
     handles = [
-        Line2D([], [], color=style.LAW_COLOURS[law], marker=style.LAW_MARKS[law], markersize=4, markeredgewidth=0, linewidth=0.9, label=style.LAW_LABELS[law])
+        Line2D(
+            [],
+            [],
+            color=style.LAW_COLOURS[law],
+            marker=style.LAW_MARKS[law],
+            markersize=4,
+            markeredgewidth=0,
+            linewidth=2.2 if law == "gaussian" else 0.9,
+            label=style.LAW_LABELS[law],
+        )
         for law in LAWS
     ]
     return [*handles, Line2D([], [], color=style.LAW_COLOURS["uniform_literal"], linestyle=DASHED, linewidth=1.0, label="uniform, unscaled, naive cosine")]
