@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from pipeline.laws import BatchNormReset
+from pipeline.weights import preprocessing_of
 
 
 class Dtype(Enum):
@@ -113,7 +114,7 @@ def network_parts(cell: Cell) -> dict[str, Any]:
 
 
 def image_parts(cell: Cell) -> dict[str, Any]:
-    return {"data": cell.data.identity(), "preprocessing": asdict(cell.model.value.preprocessing()), "dtype": cell.dtype}
+    return {"data": cell.data.identity(), "preprocessing": asdict(preprocessing_of(cell.weights.value, cell.model.value)), "dtype": cell.dtype}
 
 
 # What each parameter of an experiment's function depends on.

@@ -25,7 +25,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.cell import Cell, Choice, Dtype, points
+from pipeline.cell import Cell, Choice, Dtype, digest, points
 from pipeline.data import DATA
 from pipeline.errors import UserError
 from pipeline.experiments import EXPERIMENTS
@@ -41,6 +41,10 @@ class All:
     """rule=all: a table for each of the rules `names`, their work and one picture shared; figure=all: each of these figures."""
 
     names: list[str]
+
+    def __post_init__(self):
+        if not self.names or "all" in self.names:
+            raise ValueError("names must list one option at least, and not all")
 
 
 GROUPS: dict[str, Mapping[str, Any]] = {
@@ -64,7 +68,7 @@ class Root:
 @dataclass(frozen=True)
 class Profile:
     """overrides: for every cell; trained: the overrides that select really trained weights; base: the same as `weights.base`; seeds: of
-    the random weights; depths: numbers of top layers that are changed; removal_inputs: share of a linear
+    the random weights (law_seeds: where laws are compared, depth_seeds: where layers are changed); depths: numbers of top layers that are changed; removal_inputs: share of a linear
     layer's inputs that removal keeps; pictures: overrides where maps are looked at, for `random`,
     `trained` and `law` (a law on trained weights); picture_depths: the depths there."""
 
@@ -72,6 +76,8 @@ class Profile:
     trained: dict[str, Any]
     base: str
     seeds: list[int]
+    law_seeds: list[int]
+    depth_seeds: list[int]
     depths: list[int]
     removal_inputs: float
     pictures: dict[str, dict[str, Any]]
@@ -135,6 +141,8 @@ def figure_cells(sweeps: Sweeps, profile: Profile, user: list[str]) -> dict[str,
             key = tuple(overrides.values())
             if key not in parsed:
                 parsed[key] = parse_cell(*composed(key))
+                if isinstance(parsed[key].rule.value, All):
+                    raise UserError("a figure says itself which rules it draws; leave rule=all out")
             cell = with_seed(parsed[key], seed) if seed else parsed[key]
             cells[cell.key] = cell
         found[name] = list(cells.values())
@@ -183,10 +191,10 @@ def dispatch(cfg: DictConfig, hydra_config: Any) -> None:
     if choices.get("figure") in (None, "null"):
         cells = cells_of(cfg, choices, hydra_config.overrides.task)
         tables = run_cells(cells, run)
-        if (picture := cells[0].spec.picture) and pd.read_parquet(tables[0]).empty:
-            print(f"no row, so nothing to draw: {cells[0].title}", file=sys.stderr)
-        elif picture:
-            print(*made(draw_figure(picture, {picture: cells}, "", run, name=f"{picture}_{cells[0].shared_key}")), sep="\n")
+        picture, drawn = cells[0].spec.picture, [cell for cell, table in zip(cells, tables, strict=True) if has_maps(cell, table)]
+        if picture and drawn:
+            name = f"{picture}_{digest({'cells': [cell.key for cell in drawn]})}"
+            print(*made(draw_figure(picture, {picture: drawn}, "", dataclasses.replace(run, force=False), name)), sep="\n")
         complaint = report(cells[0], tables[0])
         print(*tables, sep="\n")
         if complaint:
@@ -215,6 +223,14 @@ def cells_of(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) 
         return [cell]
     others = [o for o in overrides if not o.startswith(("rule=", "rule."))]
     return [parse_cell(*composed([*others, f"rule={name}"])) for name in cell.rule.value.names]
+
+
+def has_maps(cell: Cell, table: Path) -> bool:
+    """Whether there is something to draw; says so if no row is there."""
+    if pd.read_parquet(table).empty:
+        print(f"no image was chosen, so there is nothing to draw: {cell.title}", file=sys.stderr)
+        return False
+    return (table.parent / "maps.safetensors").is_file()
 
 
 def made(pdf: Path) -> list[Path]:

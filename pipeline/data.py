@@ -107,7 +107,9 @@ class Selection:
             places = {name: i for i, name in enumerate(images.names)}
             unknown = [name for name in self.only if name not in places]
             if unknown or not self.only:
-                raise UserError(f"data.only names {unknown[0] if unknown else 'nothing'}, which is no image here; they are called {', '.join(images.names[:3])} ...")
+                raise UserError(
+                    f"data.only names {unknown[0] if unknown else 'nothing'}, which is no image here; they are called {', '.join(images.names[:3])} ..."
+                )
             images = images.pick([places[name] for name in self.only])
         indices = list(range(0, len(images), self.step))
         if self.limit is not None and self.limit < len(indices):

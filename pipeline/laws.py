@@ -143,6 +143,10 @@ class Anisotropic(Law):
 
     ratio: float
 
+    def __post_init__(self):
+        if self.ratio <= 0:
+            raise ValueError(f"ratio is one deviation over another and positive, not {self.ratio}")
+
     def draw(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
         deviation = torch.logspace(0, math.log10(self.ratio), shape[1]).view(1, -1, *[1] * (len(shape) - 2))
         deviation = deviation / deviation.pow(2).mean().sqrt()
@@ -202,5 +206,9 @@ class Removal(Law):
         else:
             kept[..., 0, 0] = True
         if self.places is Places.random:
-            return torch.zeros(kept.numel(), dtype=torch.bool).index_fill(0, torch.randperm(kept.numel(), generator=generator)[: int(kept.sum())], True).view(shape)
+            return (
+                torch.zeros(kept.numel(), dtype=torch.bool)
+                .index_fill(0, torch.randperm(kept.numel(), generator=generator)[: int(kept.sum())], True)
+                .view(shape)
+            )
         return kept

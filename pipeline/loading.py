@@ -1,6 +1,7 @@
 """Files of weights: read as data only, checked before anything is loaded, every complaint a sentence."""
 
 import hashlib
+import importlib.util
 import pickle
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,15 @@ def download(weights) -> dict[str, Tensor]:
         raise UserError(f"the weights {name} can't be downloaded ({first_line(error)}); put the file into {folder}, or set weights.path to it") from None
     except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
         raise UserError(f"the weights {folder / name} can't be read ({first_line(error)}); remove the file so that it is downloaded again") from None
+
+
+def source_hash(call: str) -> str | None:
+    """The hash of the file that defines `package.module:function`, without importing it; None if it isn't found."""
+    try:
+        spec = importlib.util.find_spec(call.partition(":")[0])
+    except (ImportError, ValueError):
+        return None
+    return file_hash(Path(spec.origin)) if spec and spec.origin else None
 
 
 def file_hash(file: Path) -> str | None:

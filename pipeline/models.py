@@ -5,6 +5,7 @@ layers share a unit l (network.trace), where the graph alone would make several 
 """
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torchvision
@@ -16,6 +17,7 @@ from pipeline.efficientnet import EfficientNetLite0Module, packaged_state, witho
 from pipeline.errors import UserError
 from pipeline.loading import download, read_checkpoint
 
+OWN_INPUTS = ("googlenet", "inception_v3")  # pretrained, they turn ImageNet's normalisation into (pixel - .5) / .5 themselves: done to the images here
 CIFAR10_CATEGORIES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -23,7 +25,7 @@ def _torchvision_builder(name: str):
     try:
         return torchvision.models.get_model_builder(name)
     except ValueError:
-        raise UserError(f"torchvision has no model '{name}'; set model.name to one of torchvision.models.list_models()") from None
+        raise UserError(f"torchvision has no model '{name}'; set model.name to one of torchvision.models.list_models(torchvision.models)") from None
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,27 @@ class Torchvision:
     units: list[str]
 
     def build(self) -> nn.Module:
-        return _torchvision_builder(self.name)(weights=None)
+        return _torchvision_builder(self.name)(weights=None, **({"init_weights": False} if self.name in OWN_INPUTS else {}))
 
     def weights_enum(self):
         _torchvision_builder(self.name)
         return torchvision.models.get_model_weights(self.name)
 
-    def preprocessing(self) -> Preprocessing:
-        """The transform that torchvision's default weights of this model were trained for."""
-        preset = self.weights_enum().DEFAULT.transforms()  # type: ignore[attr-defined]
-        return Preprocessing(preset.resize_size[0], preset.crop_size[0], tuple(preset.mean), tuple(preset.std), preset.interpolation.value)
+    def preprocessing(self, enum: str = "DEFAULT") -> Preprocessing:
+        """The transform that torchvision's weights `enum` of this model were trained for. Raises UserError if they are not a classifier's."""
+        preset = self.member(enum).transforms()
+        if not hasattr(preset, "crop_size"):
+            raise UserError(f"{self.name} is no image classifier; set model.name to one of torchvision.models.list_models(torchvision.models)")
+        half = (0.5,) * 3
+        mean, std = (half, half) if self.name in OWN_INPUTS else (tuple(preset.mean), tuple(preset.std))
+        return Preprocessing(preset.resize_size[0], preset.crop_size[0], mean, std, preset.interpolation.value)
+
+    def member(self, enum: str):
+        """One member of the model's weights enum. Raises UserError if there is none of this name."""
+        members = self.weights_enum().__members__
+        if enum not in members:
+            raise UserError(f"torchvision has no weights {enum} for {self.name}; set weights.enum to one of {', '.join(members)}")
+        return members[enum]
 
     def layer_names(self, module: nn.Module) -> list[str] | None:
         return vgg_layer_names(module) if self.name.startswith("vgg") else None
@@ -53,10 +66,8 @@ class Torchvision:
 
     def pretrained_state(self, enum: str, path: str | None) -> dict[str, Tensor]:
         """The weights `enum` of torchvision, from its cache, downloaded into it, or from the file `path`."""
-        members = self.weights_enum().__members__
-        if enum not in members:
-            raise UserError(f"torchvision has no weights {enum} for {self.name}; set weights.enum to one of {', '.join(members)}")
-        return read_checkpoint(path) if path else download(members[enum])
+        member = self.member(enum)
+        return read_checkpoint(path) if path else download(member)
 
 
 @dataclass(frozen=True)
@@ -164,6 +175,15 @@ class Own:
 
     def categories(self) -> list[str] | None:
         return None
+
+    def pretrained_state(self, enum: str, path: str | None) -> dict[str, Tensor]:
+        """The weights with which `call` returns the network, or a file with the same names."""
+        return read_checkpoint(path) if path else self.build().state_dict()
+
+
+def class_name(k: int, names: Sequence[str] | None) -> str:
+    """The class's name, else its number; nothing for -1."""
+    return "" if k < 0 else names[k] if names and k < len(names) else str(k)
 
 
 def cifar10_categories(classes: int) -> list[str] | None:

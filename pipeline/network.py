@@ -96,6 +96,14 @@ class Network:
         names, paths = ([layer[i] for layer in inside] for i in range(2))
         return names[0] if len(names) == 1 else common_path(names) or common_path(paths) or "+".join(names)
 
+    def numbers(self, names: Sequence[str] | None) -> list[int]:
+        """l of the layers below the output with these names, in order; of all of them without. Raises UserError for a name that is none."""
+        below = [(self.unit_name(layer), layer) for layer in range(1, self.depth)]
+        unknown = [name for name in names or () if name not in dict(below)]
+        if unknown:
+            raise UserError(f"the model has no layer {unknown[0]} below its output; its layers are {', '.join(dict(below))}")
+        return [layer for name, layer in below if not names or name in names]
+
     @torch.no_grad()
     def forward(self, x: Tensor, visit: Callable[[Op, Any], Any] | None = None) -> Record:
         """Run the network on x (B, C, H, W) and record. `visit(op, value)` may replace a value (used to calibrate BatchNorm)."""
@@ -107,6 +115,10 @@ class Network:
             if op.kind == "max_pool":
                 value, argmax[op.output] = value
             values[op.output] = value if visit is None else visit(op, value)
+        if value.ndim != 2:
+            raise UserError(
+                f"the model returns a tensor of shape {tuple(value.shape)}; it must return logits, one row of classes per image (flatten its output)"
+            )
         return Record(self, values, argmax)
 
 

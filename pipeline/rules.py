@@ -165,7 +165,7 @@ def relevance(self, r: Tensor, x: Tensor) -> Tensor:
 def added(self, r: Tensor, at) -> tuple[Tensor, ...]:
     if self.add_by is Add.proportional:
         return at.gradient(r)
-    share = ratio(r * at.output, sum(a.clamp(min=0) for a in at.inputs))
+    share = ratio(r * at.output, torch.stack([a.clamp(min=0) for a in at.inputs]).sum(0))
     return tuple(share * (a > 0) for a in at.inputs)
 
 

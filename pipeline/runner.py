@@ -18,11 +18,12 @@ from tqdm import tqdm
 from pipeline.cell import Cell, digest, network_parts
 from pipeline.data import Batch, ImageSet, OnError, Preprocessing, load_batches, load_image
 from pipeline.errors import UserError
+from pipeline.loading import file_hash, source_hash
 from pipeline.network import Network
 from pipeline.rules import Rule
 from pipeline.store import Result, Store
 from pipeline.targets import Target
-from pipeline.weights import fingerprint, network_of, original
+from pipeline.weights import fingerprint, network_of, original, preprocessing_of
 
 PART = 64  # images that are computed and stored together, whatever the batch size
 CALIBRATION = 64  # images on which weights=... batchnorm: calibrated looks
@@ -120,7 +121,7 @@ def current(store: Store, cell: Cell) -> bool:
     if manifest is None or cell.spec.fresh:
         return False
     now = fingerprints(cell)
-    changed = [what for what, seen in manifest["fingerprints"].items() if seen and now.get(what) and now[what] != seen]
+    changed = [what for what, value in now.items() if value and manifest["fingerprints"].get(what) != value]
     if changed:
         print(f"{' and '.join(changed)} changed since {store.folder(cell)} was computed: computing it again", file=sys.stderr)
     return not changed
@@ -161,11 +162,16 @@ def _weights_fingerprint(weights: Hashable) -> str | None:
 
 def fingerprints(cell: Cell) -> dict[str, str | None]:
     """What the cell's files hold now; None for what is not here."""
-    found = {}
-    if "images" in cell.spec.needs:
+    needs, found = cell.spec.needs, {}
+    if "images" in needs:
         found["data"] = _data_fingerprint(Hashable(cell.data.value))
-    if "network" in cell.spec.needs:
+    if "network" in needs:
         found["weights"] = _weights_fingerprint(Hashable(cell.weights.value))
+    for need, choice in {"network": cell.model, "model": cell.model, "rules": cell.rule}.items():
+        if need in needs and hasattr(choice.value, "call"):  # the user's own function
+            found[f"the code of {choice.name}"] = source_hash(choice.value.call)
+    if start := getattr(cell.experiment.value, "start", None):  # a training's
+        found["start"] = file_hash(Path(start).expanduser())
     return found
 
 
@@ -222,6 +228,8 @@ def run_group(cells: list[Cell], run: Run, store: Store, device: torch.device, b
             cells = [cell for cell in cells if not current(store, cell)]
         if not cells:
             return
+        for cell in cells:
+            store.open_work(cell, fingerprints(cell))
         started, given, facts = time.monotonic(), Given(cells[0], store, device), manifest(cells[0], device)
         if "images" in cells[0].spec.needs:
             results, skipped = in_parts(cells, given, run, bar)
@@ -235,7 +243,7 @@ def run_group(cells: list[Cell], run: Run, store: Store, device: torch.device, b
 
 def in_parts(cells: list[Cell], given: Given, run: Run, bar: tqdm) -> tuple[list[Result], list[str]]:
     """Results over all images, and the names of those skipped. Parts that are in the store are not computed again."""
-    images, pre = image_set(cells[0]), cells[0].model.value.preprocessing()
+    images, pre = image_set(cells[0]), preprocessing_of(cells[0].weights.value, cells[0].model.value)
     size = run.batch_size or default_batch_size(pre.crop, given.device)
     numbers = range(-(-len(images) // PART))
     for number in numbers:
@@ -268,7 +276,7 @@ def build_network(cell: Cell, device: torch.device) -> Network:
     def first_images() -> torch.Tensor:
         images = image_set(cell)
         chosen = images.pick(range(min(CALIBRATION, len(images))))
-        batches = load_batches(chosen, cell.model.value.preprocessing(), CALIBRATION, 0, cell.data.value.on_error, [])
+        batches = load_batches(chosen, preprocessing_of(cell.weights.value, cell.model.value), CALIBRATION, 0, cell.data.value.on_error, [])
         return torch.cat([batch.x for batch in batches])
 
     network = network_of(cell.weights.value, cell.model.value, cell.seed, cell.dtype.torch, first_images)

@@ -52,8 +52,10 @@ def save_atomically(path: Path, write: Callable[[Path], object]) -> None:
     flush(path.parent)
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, table: pd.DataFrame | None = None) -> None:
+    """With a table, the file's metadata name its rows: {"rows": JSON of the columns that are no measurements}."""
+    names = None if table is None else {"rows": json.dumps(table.select_dtypes(exclude="float").to_dict("list"))}
+    safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata=names)
 
 
 def flush(path: Path) -> None:
@@ -110,6 +112,13 @@ class Store:
         """What lies beside the table: {file: {key: tensor}}."""
         return {path.stem: safetensors.torch.load_file(path) for path in sorted(self.folder(cell).glob("*.safetensors"))}
 
+    def open_work(self, cell: Cell, fingerprints: Mapping[str, str | None]) -> None:
+        """Make the place of a cell under way; what is there of other data, weights or code than are here now goes."""
+        file = self.work(cell) / "fingerprints.json"
+        if file.is_file() and json.loads(file.read_text()) != fingerprints:
+            shutil.rmtree(self.work(cell))
+        save_atomically(file, lambda path: path.write_text(json.dumps(fingerprints)))
+
     def part(self, cell: Cell, number: int) -> Path:
         """The part's table; it is written after the part's tensors, so the part is finished when this is there."""
         return self.work(cell) / f"part-{number:05d}.parquet"
@@ -136,7 +145,7 @@ class Store:
         try:
             result.table.to_parquet(temporary / "table.parquet", index=False)
             for name, tensors in result.tensors.items():
-                save_tensors(tensors, temporary / f"{name}.safetensors")
+                save_tensors(tensors, temporary / f"{name}.safetensors", result.table if name == "maps" else None)
             (temporary / "config.yaml").write_text(yaml.safe_dump(cell.describe(), sort_keys=False))
             sums = {file.name: checksum(file) for file in sorted(temporary.glob("*.safetensors"))}
             manifest = {"schema": SCHEMA, "table": checksum(temporary / "table.parquet"), "tensors": sums, **manifest, "facts": result.facts}

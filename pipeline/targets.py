@@ -1,5 +1,6 @@
 """Which class is explained."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ class Target:
                 raise UserError(f"target=label needs labels, and {batch.names[int((batch.labels < 0).nonzero()[0])]} has none; set target=decision")
             classes = batch.labels
         else:
-            if not self.setting.lstrip("-").isdigit():
+            if not re.fullmatch(r"-?\d+", self.setting):
                 raise UserError(f"target={self.setting} is neither decision, original, label nor a class index")
             classes = torch.full_like(batch.labels, int(self.setting))
         if not 0 <= int(classes.min()) <= int(classes.max()) < logits.shape[1]:

@@ -61,7 +61,7 @@ class Local:
 
     @property
     def last(self) -> bool:
-        return self.op.output == self.record.network.ends[-1]
+        return self.op is self.record.network.layers[-1]
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
@@ -97,17 +97,19 @@ class Local:
 
 def step(record: Record, layer: int, r: Tensor, rule: Rule = GRAD) -> Tensor:
     """r_l -> r_{l-1} through the unit l, under `rule`. With GRAD, r may hold several branches (k B, ...)."""
-    network, add = record.network, getattr(rule, "add", None)
+    network = record.network
+    by_rule = () if rule is GRAD else LINEAR + RELU + (("add",) if hasattr(rule, "add") else ())
     waiting = {network.ends[layer]: r}
     for op in reversed(network.unit(layer)):
         r_out = waiting.pop(op.output, None)
         if r_out is None:
             continue
-        if rule is GRAD or op.kind not in LINEAR + RELU:
-            by_rule = add is not None and op.kind == "add"
-            sent = add(r_out, Local(record, op)) if by_rule else GRADIENTS[op.kind](r_out, record, op)
+        at = Local(record, op)
+        if op.kind not in by_rule:
+            sent = GRADIENTS[op.kind](r_out, record, op)
+        elif op.kind == "add":
+            sent = rule.add(r_out, at)  # type: ignore[attr-defined]
         else:
-            at = Local(record, op)
             sent = (rule.linear(r_out, at) if op.kind in LINEAR else rule.relu(r_out, at),)
         for i, r_in in zip(op.inputs, sent, strict=False):
             waiting[i] = waiting[i] + r_in if i in waiting else r_in
@@ -120,6 +122,12 @@ def walk(record: Record, r: Tensor, rule_at: Callable[[int], Rule], top: int, bo
     for layer in range(top, bottom, -1):
         r = step(record, layer, r, rule_at(layer))
     return r
+
+
+def unit_scale(r: Tensor) -> Tensor:
+    """Largest entry 1 in each sample (0 stays 0): unscaled weights leave float32's range, and every rule is homogeneous in r."""
+    largest = r.flatten(1).abs().amax(1)
+    return r / torch.where(largest > 0, largest, 1).view(-1, *[1] * (r.ndim - 1))
 
 
 def one_hot(record: Record, target: Tensor | None = None) -> Tensor:

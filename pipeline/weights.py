@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.data import Preprocessing
 from pipeline.drawing import calibrate, randomise
 from pipeline.errors import UserError
 from pipeline.laws import (
@@ -31,10 +32,18 @@ from pipeline.paths import CHECKPOINTS
 # ---- states: (model, seed) -> Network ---------------------------------------------------------------------
 
 
+def preprocessing_of(weights: Any, model: Any) -> Preprocessing:
+    """What a network in this state takes: torchvision's sets of weights of one model differ in their transforms."""
+    state = state_of(weights.base) if isinstance(weights, Law) and weights.base else weights
+    return model.preprocessing(state.enum) if isinstance(state, Pretrained) and hasattr(model, "weights_enum") else model.preprocessing()
+
+
 def traced(model, module: nn.Module, batch_norm: str = "fold") -> Network:
     """Trace a model's module with its layer names and pixel bounds."""
     preprocessing = model.preprocessing()
-    return trace(module, names=model.layer_names(module), mean=preprocessing.mean, std=preprocessing.std, batch_norm=batch_norm, units=getattr(model, "units", ()))
+    return trace(
+        module, names=model.layer_names(module), mean=preprocessing.mean, std=preprocessing.std, batch_norm=batch_norm, units=getattr(model, "units", ())
+    )
 
 
 HE_GAUSSIAN = Gaussian(base=None, depth=None, part=Part.top, batchnorm=BatchNormReset.identity)

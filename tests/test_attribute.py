@@ -51,7 +51,7 @@ def test_the_activation_starts_at_each_layer_with_gbp_below(cell, checkpoint):
         expected = walk.walk(record, record.activation(layer), lambda _: Gbp(), top=layer)
         torch.testing.assert_close(tensors["maps"]["without_bottom"][layer - 1 :: 2], expected)
     assert list(made(cell(*args, "experiment.layers=['3']"))[0]["layer"]) == [2] * 5
-    assert "no layer fc9 to start from" in cell(*args, "experiment.layers=[fc9]").complaint
+    assert "no layer fc9 below its output" in cell(*args, "experiment.layers=[fc9]").complaint
 
 
 def test_similarity_compares_with_the_unmodified_network(cell, checkpoint):
@@ -86,3 +86,52 @@ def test_directions_are_the_laws(run):
     norms = (table["w0"] ** 2 + table["w1"] ** 2) ** 0.5
     assert len(table) == 600 and norms.between(2**0.5 * 0.95 - 1e-6, 2**0.5 * 1.05 + 1e-6).all()
     assert "draws from a law" in run("experiment=directions", "weights=removal").complaint
+
+
+def test_more_images_than_are_drawn(cell, tmp_path):
+    """The picture shows the first images, and each of its tiles the map of its own row."""
+    folder = tiny.images(tmp_path / "many", 10)
+    ended = cell("experiment=attribute", "rule=all", "rule.names=[gbp,lrp]", f"data.root={folder}")
+    drawn = pd.read_csv(ended.made[0])
+    tables = [pd.read_parquet(path).assign(rule=rule) for path, rule in zip(ended.made[3:], ("gbp", "lrp"), strict=True)]
+    together = pd.concat(tables, ignore_index=True)
+    assert drawn["image"].nunique() == 8 and set(drawn["key"]) == {"without_bottom", "with_bottom"}
+    for _, row in drawn.iterrows():  # the maps of a sweep stand in the order of its tables' rows
+        stands = together.iloc[row["index"]]
+        assert (stands["image"], stands["rule"]) == (row["image"], row["rule"])
+
+
+def test_pictures_of_other_rules_stay(cell):
+    names = {cell("experiment=attribute", f"rule={name}", "data.limit=1").made[2] for name in ("gbp", "lrp")}
+    assert len(names) == 2 and all(path.is_file() for path in names)
+    assert [p.suffix for p in cell("experiment=attribute", "experiment.maps=false", "data.limit=1").made] == [".parquet"]
+
+
+def test_the_maps_file_names_its_rows(cell):
+    folder = cell("experiment=attribute", "rule=activation").made[-1].parent
+    with safetensors.safe_open(folder / "maps.safetensors", "pt") as file:
+        rows = json.loads(file.metadata()["rows"])
+    assert rows["image"] == list(pd.read_parquet(folder / "table.parquet")["image"]) and rows["name"] == ["0", "3"] * 5
+
+
+def test_a_network_without_a_final_linear_layer(cell):
+    own = ("model.call=tests.tiny:ends_in_a_pool",)
+    table = pd.read_parquet(cell(*own, "rule=lrp").made[-1])
+    assert set(table["n"]) == {0, 1, 2} and table["alignment"].notna().any()
+    maps = [made(cell("experiment=attribute", *own, "rule=excitation_bp", f"rule.contrastive={c}"))[1]["maps"]["without_bottom"] for c in ("true", "false")]
+    assert not torch.allclose(*maps)
+
+
+def test_the_users_own_weights(cell, tmp_path, monkeypatch):
+    """weights=pretrained of a network of one's own are those it comes with; and when its code changes, its tables do."""
+    code = "import torch\nfrom tests import tiny\ndef net():\n    torch.manual_seed({})\n    return tiny.network()\n"
+    (tmp_path / "mine_to_change.py").write_text(code.format(1))
+    monkeypatch.syspath_prepend(tmp_path)
+    args = ("experiment=attribute", "weights=pretrained", "model.call=mine_to_change:net")
+    table, tensors = made(cell(*args))
+    torch.manual_seed(1)
+    record = trace(tiny.network()).forward(tensors["inputs"]["x"])
+    assert list(table["decision"]) == record.logits.argmax(1).tolist()
+    assert "changed" not in cell(*args).err
+    (tmp_path / "mine_to_change.py").write_text(code.format(2))
+    assert "the code of own changed since" in cell(*args).err

@@ -107,7 +107,14 @@ COMPLAINTS = {
     "class": (["target=7"], "the model has the classes 0 to 4"),
     "target": (["target=best"], "target=best is neither decision, original, label nor a class index"),
     "no checkpoint": (["weights=checkpoint", "weights.path=nothing.pt"], "there is no checkpoint at weights.path=nothing.pt"),
-    "pretrained": (["weights=pretrained"], "weights=pretrained are torchvision's"),
+    "pretrained": (["model=vgg16_cifar", "weights=pretrained"], "weights=pretrained are torchvision's"),
+    "depth": (["weights.depth=9"], "weights.depth=9 is no number of layers of this model, which has L = 3"),
+    "class with two signs": (["target=--5"], "target=--5 is neither"),
+    "layer": (["experiment=attribute", "rule=activation", "experiment.layers=[fc9]"], "the model has no layer fc9 below its output; its layers are 0, 3"),
+    "all of all": (["rule=all", "rule.names=[all]"], "names must list one option at least"),
+    "all in a figure": (["figure=fig6", "rule=all"], "a figure says itself which rules it draws"),
+    "no logits": (["model.call=tests.tiny:map_of_logits"], "it must return logits"),
+    "no classifier": (["model=vgg16", "model.name=fasterrcnn_resnet50_fpn"], "is no image classifier"),
     "torchvision": (["model=vgg16", "model.name=vgg61"], "torchvision has no model 'vgg61'"),
     "external": (["rule=external", "rule.call=tests.tiny:nothing"], "rule.call=tests.tiny:nothing can't be imported"),
     "external shape": (["rule=external", "rule.call=tests.tiny:wrong_shape"], "it must return a tensor of x's shape"),
@@ -119,7 +126,7 @@ COMPLAINTS = {
 def test_bad_input_ends_in_one_sentence(run, tmp_path, args, words):
     if "run.device=cuda" in args and torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    own = [] if "model=vgg16" in args else tiny.OWN
+    own = [] if any(arg.startswith("model=") for arg in args) else tiny.OWN
     ended = run(*own, "data=folder", f"data.root={tiny.images(tmp_path / 'images')}", *args)
     assert ended.code == 1
     assert ended.complaint.startswith("error: ") and words in ended.complaint

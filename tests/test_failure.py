@@ -226,7 +226,7 @@ def test_a_part_without_its_table_is_computed_again(cell, tmp_path, plain, monke
     with monkeypatch.context() as patch:
         patch.setattr(pd.DataFrame, "to_parquet", dies)
         assert cell(*ALL, f"data.root={folder}").code == 130
-    parts = {p.name for p in (tmp_path / "outputs").glob("results/failure/.work/*/*")}
+    parts = {p.name for p in (tmp_path / "outputs").glob("results/failure/.work/*/part-*")}
     assert parts == {"part-00000.parquet", "part-00000.maps.safetensors", "part-00001.maps.safetensors"}
     for half in (tmp_path / "outputs").glob("results/failure/.work/*/part-00001.maps.safetensors"):
         half.write_bytes(b"of another time")

@@ -112,7 +112,10 @@ def test_relevance_is_conserved(name, bottom):
 
 def test_start_at_the_logit_is_a_factor():
     record = record_of(seeded(plain), images(3))
-    unit, logit = (attribute(record, AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, start, Add.proportional), TARGET, bottom=True) for start in (Start.unit, Start.logit))
+    unit, logit = (
+        attribute(record, AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, start, Add.proportional), TARGET, bottom=True)
+        for start in (Start.unit, Start.logit)
+    )
     factor = record.logits.gather(1, TARGET[:, None])[..., None, None]
     assert (factor < 0).any()
     torch.testing.assert_close(logit, factor * unit, rtol=1e-9, atol=1e-12)

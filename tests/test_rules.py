@@ -10,9 +10,9 @@ from pipeline.api import rule
 from pipeline.errors import UserError
 from pipeline.metrics import alignment
 from pipeline.network import Record, trace
-from pipeline.oracles import dense
 from pipeline.rules import GRAD, Activation, Add, AlphaBeta, FirstLayer, Gbp, RectGrad, Rule, Start
 from pipeline.walk import Local, attribute, cascade, walk
+from tests import dense
 from tests.models import conv, images, seeded
 
 LRP = AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, Start.unit, Add.proportional)

@@ -6,6 +6,7 @@ import time
 
 import pandas as pd
 import pytest
+import torch
 
 from pipeline.store import save_atomically
 from tests import tiny
@@ -90,3 +91,19 @@ def test_two_processes_at_once_make_one_table(tmp_path):
     paths = [p.communicate(timeout=180)[0] for p in both]
     assert [p.returncode for p in both] == [0, 0] and paths[0] == paths[1]
     assert len(list(out.glob("results/cascade/*/table.parquet"))) == 1
+
+
+def test_parts_of_other_weights_are_not_taken_over(cell, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.runner.PART", 2)
+    weights, images = tmp_path / "w.pt", tmp_path / "images"
+    args = ("weights=checkpoint", f"weights.path={weights}")
+    torch.save(tiny.network().state_dict(), weights)
+    last = images / "image004.png"
+    whole = last.read_bytes()
+    last.write_bytes(whole[:60])
+    assert "image004.png can't be read" in cell(*args).complaint and len(list((tmp_path / "outputs").glob("results/cascade/.work/*/part-*"))) == 2
+    last.write_bytes(whole)
+    torch.manual_seed(9)
+    torch.save(tiny.network().state_dict(), weights)
+    resumed, fresh = cell(*args).made[-1], cell(*args, output=tmp_path / "fresh").made[-1]
+    assert resumed.read_bytes() == fresh.read_bytes()

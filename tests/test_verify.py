@@ -14,9 +14,9 @@ from pipeline.errors import UserError
 from pipeline.experiments import verify
 from pipeline.gradients import GRADIENTS
 from pipeline.network import trace
-from pipeline.oracles import dense, local
+from pipeline.oracles import local
 from pipeline.rules import RULES, AlphaBeta, DeconvNet, Gbp, RectGrad
-from tests import tiny
+from tests import dense, tiny
 from tests.models import NETS, conv, images, seeded
 
 ROOT = Path(__file__).parents[1]

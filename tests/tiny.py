@@ -21,6 +21,16 @@ def with_sigmoid() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(4 * 14 * 14, 5))
 
 
+def map_of_logits() -> nn.Module:
+    """Classes, but still a map of them: (B, 5, 1, 1)."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.AdaptiveAvgPool2d(1))
+
+
+def ends_in_a_pool() -> nn.Module:
+    """No final linear layer, as in SqueezeNet."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
 def mean_gradient(model: nn.Module, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     x = x.requires_grad_()
     (gradient,) = torch.autograd.grad(model(x).gather(1, target[:, None]).sum(), x)

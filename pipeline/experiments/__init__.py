@@ -18,7 +18,7 @@ EXPERIMENTS = {
     "geometry": Experiment(geometry.run, geometry.Options, version=1),
     "theorem1": Experiment(theorem1.run, theorem1.Options, version=1),
     "theorem2": Experiment(theorem2.run, theorem2.Options, version=1),
-    "nfr": Experiment(nfr.run, nfr.Options, version=1),
+    "nfr": Experiment(nfr.run, nfr.Options, version=1, dtype=Dtype.float64),
     "rank1": Experiment(rank1.run, rank1.Options, version=1),
     "verify": Experiment(verify.run, verify.Options, version=1, dtype=Dtype.float64, fresh=True, report=verify.report),
 }

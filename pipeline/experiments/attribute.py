@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pipeline import walk
-from pipeline.errors import UserError
 from pipeline.external import external_map
 from pipeline.metrics import alignment, chroma
+from pipeline.models import class_name
 from pipeline.network import Network, Record
 from pipeline.rules import Activation, External, Gbp, Rule
 from pipeline.store import Result
@@ -74,10 +74,9 @@ class Maps:
 def explained(record: Record, classes: Tensor, labels: Tensor, names: Sequence[str] | None) -> list[dict[str, Any]]:
     """What is explained, for each image."""
     probability = record.logits.double().softmax(1).gather(1, classes[:, None])[:, 0].tolist()
-    name = lambda k: "" if k < 0 else names[k] if names else str(k)  # noqa: E731
     columns = zip(classes.tolist(), labels.tolist(), record.logits.argmax(1).tolist(), probability, strict=True)
     return [
-        {"target": k, "label": label, "decision": decision, "probability": p, "class_name": name(k), "label_name": name(label)}
+        {"target": k, "label": label, "decision": decision, "probability": p, "class_name": class_name(k, names), "label_name": class_name(label, names)}
         for k, label, decision, p in columns
     ]  # fmt: skip
 
@@ -95,18 +94,9 @@ def maps_of(network: Network, record: Record, rule: Rule, classes: Tensor, optio
     if isinstance(rule, External):
         return {network.depth: {"without_bottom": external_map(rule, network, record.x, classes)}}
     if isinstance(rule, Activation):
-        numbers = numbers_of(network, options.layers)
+        numbers = network.numbers(options.layers)
         return {n: {"without_bottom": walk.walk(record, record.activation(n), lambda _: Gbp(), top=n)} for n in numbers}
     found = {"without_bottom": walk.attribute(record, rule, classes)}
     if options.bottom:
         found["with_bottom"] = walk.attribute(record, rule, classes, bottom=True)
     return {network.depth: found}
-
-
-def numbers_of(network: Network, names: Sequence[str] | None) -> list[int]:
-    """l of the layers with these names; all but the last without names. Raises UserError for a name that is none."""
-    units = {network.unit_name(n): n for n in range(1, network.depth)}
-    unknown = [name for name in names or () if name not in units]
-    if unknown:
-        raise UserError(f"the model has no layer {unknown[0]} to start from; choose among {', '.join(units)}")
-    return [units[name] for name in names] if names else list(units.values())

@@ -19,7 +19,7 @@ from pipeline.seeds import name_seed
 from pipeline.shallow import keyed
 from pipeline.store import Result
 from pipeline.targets import Target
-from pipeline.walk import attribute, inside, one_hot, step, walk
+from pipeline.walk import attribute, inside, one_hot, step, unit_scale, walk
 
 
 class SeedWith(Enum):
@@ -122,9 +122,3 @@ def select(a: Tensor, generators: Sequence[torch.Generator], share: float) -> di
         for part, place in places.items():
             chosen[part][b, place] = True
     return {part: mask.view(a.shape) for part, mask in chosen.items()}
-
-
-def unit_scale(r: Tensor) -> Tensor:
-    """Largest entry 1 in each sample, for unscaled weights leave float32's range; every rule is homogeneous in r. 0 stays 0."""
-    largest = r.flatten(1).abs().amax(1)
-    return r / torch.where(largest > 0, largest, 1).view(-1, *[1] * (r.ndim - 1))

@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline import walk
 from pipeline.errors import UserError
 from pipeline.metrics import alignment, chroma
+from pipeline.models import class_name
 from pipeline.network import Network, Record
 from pipeline.rules import Activation, Gbp, Rule
 from pipeline.store import Result
@@ -154,20 +155,10 @@ def chain(record: Record, rule: Rule, explained: Tensor, layers: Sequence[int]) 
 
 
 def layers_of(network: Network, names: Sequence[str] | None) -> list[int]:
-    """Numbers of the layers `names`, from the lowest up. Raises UserError for a name that no layer below the output has."""
-    units = {network.unit_name(layer): layer for layer in range(1, network.depth)}
-    if names is None:
-        count = min(LAYERS, len(units))
-        return sorted({1 + round(i * (len(units) - 1) / max(1, count - 1)) for i in range(count)})
-    unknown = [name for name in names if name not in units]
-    if unknown:
-        raise UserError(f"the model has no layer {unknown[0]} below its output; set failure.layers to some of {', '.join(units)}")
-    return sorted(units[name] for name in names)
-
-
-def class_name(k: int, names: Sequence[str] | None) -> str:
-    """The class's name, else its number; nothing for -1."""
-    return "" if k < 0 else names[k] if names and k < len(names) else str(k)
+    """The layers `names`, from the lowest up; evenly spaced LAYERS of them without."""
+    numbers = network.numbers(names)
+    count = min(LAYERS, len(numbers))
+    return numbers if names else sorted({numbers[round(i * (len(numbers) - 1) / max(1, count - 1))] for i in range(count)})
 
 
 def facts(case: Case, names: Sequence[str] | None) -> dict[str, Any]:

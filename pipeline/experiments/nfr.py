@@ -1,5 +1,6 @@
 """Definition 2: is a rule a negative filtering rule? Condition (13), unit by unit, on a real network."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,12 +78,14 @@ def conditions(record: Record, rule: Any, r: Tensor) -> Iterator[tuple[int, dict
         scale = norm(a) * (norm(below) + norm(plain))
         removed, added, possible = torch.stack([torch.stack(counts) for counts in watched.counts]).sum(0) if watched.counts else lhs.new_zeros(3, len(lhs))
         share = 1 / possible.clamp(min=1)
-        margin = torch.where(scale > 0, (lhs - rhs) / torch.where(scale > 0, scale, 1), 0)
+        margin = torch.where(scale == 0, 0, (lhs - rhs) / torch.where(scale == 0, 1, scale))  # NaN where r is missing
         yield layer, {"lhs": lhs, "rhs": rhs, "margin": margin, "filtered": removed * share, "added": added * share}
         r = below
 
 
 def verdict(numbers: dict[str, float], tolerance: float) -> dict[str, Any]:
+    if math.isnan(numbers["margin"]):
+        return {"relation": "missing", "holds": None}
     if numbers["filtered"] == 0 and numbers["added"] == 0:
         return {"relation": "", "holds": True}
     relation = "equal" if abs(numbers["margin"]) <= tolerance else "greater" if numbers["margin"] > 0 else "less"

@@ -17,7 +17,7 @@ from pipeline.seeds import name_seed
 from pipeline.shallow import keyed
 from pipeline.store import Result
 from pipeline.targets import Target
-from pipeline.walk import inside, one_hot, step
+from pipeline.walk import inside, one_hot, step, unit_scale
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,6 @@ def descents(record: Record, rule: Rule, starts: list[Tensor]) -> Iterator[tuple
     for layer in range(record.network.depth, 0, -1):
         starts = [unit_scale(step(record, layer, r, rule)) for r in starts]
         yield layer - 1, starts
-
-
-def unit_scale(r: Tensor) -> Tensor:
-    """Largest entry 1 in each sample; 0 stays 0."""
-    largest = r.flatten(1).abs().amax(1)
-    return r / torch.where(largest > 0, largest, 1).view(-1, *[1] * (r.ndim - 1))
 
 
 def centred(r: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.drawing import standard_normal
+from pipeline.errors import UserError
 from pipeline.laws import Anisotropic, BatchNormReset, Gaussian, HeavyTailed, Part, Ring, Scale, Uniform, Uniform01
 from pipeline.metrics import alignment
 from pipeline.network import Network
@@ -49,6 +50,8 @@ class Options:
         for chosen, known in ((self.laws, LAWS), (self.inputs, INPUTS)):
             if unknown := [name for name in chosen if name not in known]:
                 raise ValueError(f"there is no {unknown[0]}; choose from {', '.join(known)}")
+        if not (self.laws and self.sides and self.neurons_per_dim and self.inputs):
+            raise ValueError("laws, sides, neurons_per_dim and inputs need one entry at least")
         if min([self.draws, *self.sides, *self.neurons_per_dim]) < 1:
             raise ValueError("draws, sides and neurons_per_dim must be at least 1")
 
@@ -117,6 +120,8 @@ def slope(means: pd.DataFrame) -> float:
 
 def patch(image: Tensor, name: str, side: int) -> Tensor:
     """A square of the image at a random place, normalised pixels."""
+    if side > min(image.shape[1:]):
+        raise UserError(f"a patch of {side} px is larger than the image {name}; lower theorem1.sides")
     top, left = (int(torch.randint(size - side + 1, (), generator=keyed(name_seed(name), side, axis))) for axis, size in enumerate(image.shape[1:]))
     return image[:, top : top + side, left : left + side].flatten()
 

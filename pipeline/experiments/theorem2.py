@@ -7,8 +7,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline.errors import UserError
 from pipeline.metrics import alignment
-from pipeline.rules import Rule
+from pipeline.rules import Activation, External, Rule
 from pipeline.shallow import keyed, shallow
 from pipeline.store import Result
 from pipeline.walk import walk
@@ -47,6 +48,8 @@ class Options:
             raise ValueError("neurons must lie between 1 and dim: more vectors are never orthogonal")
         if unknown := [law for law in self.laws if law not in LAWS]:
             raise ValueError(f"there is no law {unknown[0]}; choose from {', '.join(LAWS)}")
+        if not (self.mixing or self.spread) or not self.laws:
+            raise ValueError("mixing, spread and laws are empty; give one at least")
         if min(self.nets, self.inputs) < 1 or min([*self.mixing, *self.spread], default=0) < 0 or max(self.mixing, default=0) > 1:
             raise ValueError("nets and inputs must be at least 1, mixing in [0, 1], spread at least 0")
 
@@ -54,6 +57,8 @@ class Options:
 def run(rules: Sequence[Rule], options: Options) -> list[Result]:
     """One table per rule, a row per case: mixing, spread, net, input, units (all: x activates every unit; active: some), equal (all A of active
     units equal), law (of r_b), alpha_a, alpha_b, defined (neither R is 0), holds (18), equality (to 1e-9)."""
+    if any(isinstance(rule, Activation | External) for rule in rules):
+        raise UserError("theorem 2 compares what a rule makes of two starts; choose a rule that runs through the layer, such as gbp, rectgrad or lrp")
     tables: list[list[pd.DataFrame]] = [[] for _ in rules]
     for mixing, spread in settings(options):
         for net in range(options.nets):

@@ -19,15 +19,11 @@ SWEEP = "attribute"
 def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """A row per picture: sweep, index and key (of the map), image, rule, name (of the layer it starts from), class_name, probability, alignment."""
     table = tables[SWEEP].reset_index(names="index")
-    table = table[table["image"].isin(table["image"].unique()[:MOST])]
     columns = ["image", "rule", "name", "index", "class_name", "label_name", "probability"]
     plain = table[[*columns, "alignment"]].assign(key="without_bottom")
-    bottom = plain.iloc[:0]
-    if "alignment_bottom" in table:
-        has = table.groupby("rule")["alignment_bottom"].transform("count") > 0  # bottom maps are kept for rules that have a bottom process
-        bottom = table.loc[has, [*columns, "alignment_bottom"]].rename(columns={"alignment_bottom": "alignment"}).assign(key="with_bottom")
-        bottom["index"] = range(len(bottom))
-    return pd.concat([plain, bottom], ignore_index=True).assign(sweep=SWEEP)
+    bottom = pictures.with_bottom(table).reindex(columns=[*columns, "alignment_bottom"]).rename(columns={"alignment_bottom": "alignment"})
+    found = pd.concat([plain, bottom.assign(key="with_bottom")], ignore_index=True).assign(sweep=SWEEP)
+    return found[found["image"].isin(table["image"].unique()[:MOST])]
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
@@ -43,7 +39,9 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
     lines, labels = [], []
     for i, (image, part) in enumerate(numbers.groupby("image", sort=False)):
         first = part.iloc[0]
-        x = pictures.Tile(pictures.image_like(pictures.rows(maps[SWEEP], "inputs", "x")[i]), str(image)[-22:], f"{first['class_name']} ({first['probability']:.0%})"[:26])
+        x = pictures.Tile(
+            pictures.image_like(pictures.rows(maps[SWEEP], "inputs", "x")[i]), str(image)[-22:], f"{first['class_name']} ({first['probability']:.0%})"[:26]
+        )
         plain = [(row, title(row)) for _, row in part[part["key"] == "without_bottom"].iterrows()]
         bottom = {row["rule"]: row for _, row in part[part["key"] == "with_bottom"].iterrows()}
         empty = pictures.Tile(None)
@@ -52,7 +50,9 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
             fill = [empty] * (COLUMNS - 1 - len(chunk))
             lines.append([x if at == 0 else empty, *(pictures.tile_of(row, maps, above) for row, above in chunk), *fill])
             if any(row["rule"] in bottom for row, _ in chunk):
-                lines.append([empty, *(pictures.tile_of(bottom[row["rule"]], maps, "with bottom") if row["rule"] in bottom else empty for row, _ in chunk), *fill])
+                lines.append(
+                    [empty, *(pictures.tile_of(bottom[row["rule"]], maps, "with bottom") if row["rule"] in bottom else empty for row, _ in chunk), *fill]
+                )
     height = 0.98 * len(lines) * style.DOUBLE / COLUMNS * 1.18 + 0.45
     figure = plt.figure(figsize=(style.DOUBLE, height))
     pictures.draw_tiles(figure, lines, (0.01, 0.4 / height, 0.99, 1 - 0.16 / height), labels)

@@ -1,9 +1,10 @@
 """Fig. 5: maps of a trained network whose top layers are drawn anew or whose weights are removed; alignment by depth, the control of equal
 density, and the readings of the paper's sentence on removal."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,9 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """panel: picture (sweep, index, key; depth, alignment, similarity to the unmodified network's map), curve (weights, rule, depth; y with its
     interval over images and weight seeds; missing: share of maps that are 0, of networks that removal left dead), reading (rule, kernel, biases and what is below the removed layers; y)."""
     curved = pd.concat([tables["curves_drawn"], tables["curves"]])
-    original = tables["original"].reset_index(names="index").head(1).assign(panel="picture", sweep="original", key="without_bottom", depth=0, weights="original")
+    original = (
+        tables["original"].reset_index(names="index").head(1).assign(panel="picture", sweep="original", key="without_bottom", depth=0, weights="original")
+    )
     changed = pd.concat([tables[sweep].reset_index(names="index").assign(sweep=sweep) for sweep in ("maps_drawn", "maps")])
     changed = changed.rename(columns={"weights.depth": "depth"}).assign(panel="picture", key="without_bottom")
     changed = changed[changed["image"] == original["image"].iloc[0]]
@@ -37,8 +40,9 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         missing = part["alignment"].isna().mean()
         rows.append({"panel": "curve", "weights": weights, "rule": rule, "depth": depth, "y": mean[0], "low": low[0], "high": high[0], "missing": missing})
     readings = pd.concat([tables["trained_below"].assign(below="trained"), tables["random_below"].assign(below="random")])
-    mean = readings.groupby(["rule", "weights.kernel", "weights.keep_biases", "below", "weights.depth"], as_index=False)["alignment"].mean()
-    mean = mean.rename(columns={"weights.kernel": "kernel", "weights.keep_biases": "biases", "weights.depth": "depth", "alignment": "y"}).assign(panel="reading")
+    by = {"weights.kernel": "kernel", "weights.keep_biases": "biases", "weights.depth": "depth"}
+    groups = readings.rename(columns=by).groupby(["rule", "kernel", "biases", "below", "depth"])["alignment"]
+    mean = groups.agg(y="mean", missing=lambda values: values.isna().mean()).reset_index().assign(panel="reading")
     return pd.concat([original.reindex(columns=columns), changed.reindex(columns=columns), pd.DataFrame(rows), mean], ignore_index=True)
 
 
@@ -52,7 +56,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
         f"{curves['image'].nunique()} images of {curves['data'].iloc[0]}, weight seeds {seeds[0]}-{seeds[-1]} (n = {len(seeds)}); 95 % intervals over images and seeds. Thinned at random: "
         f"as many weights per layer as removal keeps; removal keeps {maps['weights.inputs']:.2%} of a linear layer's inputs. Networks left dead give no map: {dead['removal']:.0%} of the "
         f"removed, {dead['thinned']:.0%} of the thinned ones, left out. Right: alignment with the top {tables['trained_below']['weights.depth'].iloc[0]} layers removed, mean over images and "
-        f"{tables['trained_below']['seed'].nunique()} seeds, by what a kernel keeps, by the biases, and by the weights below."
+        f"{tables['trained_below']['seed'].nunique()} seeds, by what a kernel keeps, by the biases, and by the weights below; in brackets the share that is not dead."
     )
 
 
@@ -83,7 +87,7 @@ def score(row: pd.Series) -> str:
     return "dead, no map" if np.isnan(row["alignment"]) else f"{row['alignment']:.2f} ({row['similarity']:.2f})"
 
 
-def curves(ax: Axes, part: pd.DataFrame) -> None:
+def curves(ax: Axes, part: Any) -> None:
     for law, line in zip(LAWS, ("-", "--", ":"), strict=True):
         for rule in RULES:
             points = part[(part["weights"] == law) & (part["rule"] == rule)].sort_values("depth")
@@ -92,20 +96,34 @@ def curves(ax: Axes, part: pd.DataFrame) -> None:
                     markerfacecolor="white" if law == "thinned" else style.COLOURS[rule], linewidth=1)  # fmt: skip
     handles = [Line2D([], [], color=style.COLOURS[r], label=style.LABELS[r]) for r in RULES]
     marks = zip(LAWS, ("-", "--", ":"), strict=True)
-    handles += [Line2D([], [], color="#444444", linestyle=s, marker=style.LAW_MARKS[w], markerfacecolor="white" if w == "thinned" else "#444444", label=NAMES[w]) for w, s in marks]
+    handles += [
+        Line2D([], [], color="#444444", linestyle=s, marker=style.LAW_MARKS[w], markerfacecolor="white" if w == "thinned" else "#444444", label=NAMES[w])
+        for w, s in marks
+    ]
     ax.legend(handles=handles, fontsize=6, ncols=2, loc="best", handlelength=2.6, columnspacing=1)
     ax.set(xlabel="changed layers, from the top", ylabel=r"alignment $\alpha$", ylim=(min(-0.02, part["low"].min()), None))
     style.panel_title(ax, "", "alignment by depth")
 
 
-def readings(ax: Axes, part: pd.DataFrame) -> None:
+def readings(ax: Axes, part: Any) -> None:
     part = part[part["rule"].isin(RULES)]
     names = [f"{KERNELS[k]}, biases {'kept' if b else '0'}, {w} below" for (k, b, w), _ in part.groupby(["kernel", "biases", "below"])]
+    missing = np.array(
+        [[float(group.loc[group["rule"] == rule, "missing"].iloc[0]) for rule in RULES] for _, group in part.groupby(["kernel", "biases", "below"])]
+    )
     values = np.array([[float(group.loc[group["rule"] == rule, "y"].iloc[0]) for rule in RULES] for _, group in part.groupby(["kernel", "biases", "below"])])
     top = max(0.5, np.nanmax(values, initial=0))
     ax.imshow(values, cmap="viridis", vmin=0, vmax=top, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
-        ax.text(x, y, "dead" if np.isnan(value) else f"{value:.2f}", ha="center", va="center", fontsize=6.5, color="white" if value < 0.6 * top else "black")
+        ax.text(
+            x,
+            y,
+            "dead" if np.isnan(value) else f"{value:.2f}" + (f" ({1 - missing[y, x]:.0%})" if missing[y, x] else ""),
+            ha="center",
+            va="center",
+            fontsize=6.5,
+            color="white" if value < 0.6 * top else "black",
+        )
     ax.set_xticks(range(len(RULES)), [style.LABELS[rule] for rule in RULES], fontsize=6)
     ax.set_yticks(range(len(names)), names, fontsize=5.6)
     ax.tick_params(length=0)

@@ -30,7 +30,8 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     table = tables[SWEEP].reset_index(names="index").assign(sweep=SWEEP, key="map")
     if table.empty:
         raise UserError("none of the images is such a failure; set failure.errors=false to draw images that are classified right, or take other data")
-    images = table.drop_duplicates("image").sort_values("probability_decision", ascending=False, kind="stable").drop_duplicates(["label", "decision"])
+    images = table.drop_duplicates("image").sort_values("probability_decision", ascending=False, kind="stable")
+    images = images[(images["label"] < 0) | ~images.duplicated(["label", "decision"])]
     drawn = images["image"].head(max(1, CASES // table["rule"].nunique()))
     seen = table[table["layer"].isin(some_layers(table)) | table["start"].isin(["image", "rule"])]
     parts = [part for image in drawn for _, part in seen[seen["image"] == image].groupby("rule", sort=False)]

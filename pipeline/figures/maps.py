@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -69,6 +70,14 @@ def show(ax: Axes, picture: np.ndarray, scale: float | None = None, pixels: int 
 def shrunk(image: Image.Image, pixels: int) -> Image.Image:
     ratio = pixels / max(image.size)
     return image if ratio >= 1 else image.resize([max(1, round(side * ratio)) for side in image.size], Image.Resampling.LANCZOS)
+
+
+def with_bottom(table: Any) -> pd.DataFrame:  # (Any: pandas types every selection as a frame, a series or a scalar)
+    """The rows of a table of experiment=attribute whose rule has a bottom process, with the place of each one's map among those of key with_bottom."""
+    if "alignment_bottom" not in table:
+        return table.iloc[:0].assign(index=[])
+    has = table.groupby("rule")["alignment_bottom"].transform("count") > 0
+    return table[has].drop(columns="index", errors="ignore").reset_index(drop=True).reset_index(names="index")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 The paper does not say from which layer the Activation column starts: here it is layer L / 3, and strips show the other layers.
 """
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
 
 from collections.abc import Mapping
 
@@ -39,7 +39,7 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     rows = []
     shared = [image for image in tables["random"]["image"].unique() if image in set(tables["trained"]["image"])][:SHOWN]
     for line, (sweep, key) in LINES.items():
-        table = with_index(tables[sweep], key)
+        table = pictures.with_bottom(tables[sweep]) if key == "with_bottom" else tables[sweep].reset_index(names="index")
         for rule in RULES:
             part = table[table["rule"] == rule]
             if rule == "activation" and len(part):
@@ -47,21 +47,13 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
                 part = part[part["layer"] == layers[np.searchsorted(layers, -(-(layers[-1] + 1) // 3))]]
             rows.append(part[part["image"].isin(shared)].assign(line=line, sweep=sweep, key=key))
     for sweep in ("random", "trained"):
-        table = with_index(tables[sweep], "without_bottom")
+        table = tables[sweep].reset_index(names="index")
         part = table[(table["rule"] == "activation") & (table["image"] == shared[0])].sort_values("layer")
         chosen = np.unique(np.linspace(0, len(part) - 1, STRIP).round().astype(int))
         rows.append(part.iloc[chosen].assign(line=f"strip {sweep}", sweep=sweep, key="without_bottom"))
     found = pd.concat(rows, ignore_index=True)
     found.loc[found["key"] == "with_bottom", "alignment"] = found["alignment_bottom"]
     return found[["line", "image", "rule", "name", "layer", "model", "class_name", "label_name", "probability", "alignment", "sweep", "key", "index"]]
-
-
-def with_index(table: pd.DataFrame, key: str) -> pd.DataFrame:
-    """The table with the place of each row's map among those of this key; rules without a bottom process have it as they are."""
-    kept = table.reset_index(drop=True)
-    if key == "with_bottom":
-        kept = kept[kept["alignment_bottom"].notna()].reset_index(drop=True)
-    return kept.reset_index(names="index")
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
@@ -82,7 +74,11 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
         part = numbers[numbers["image"] == image]
         named = part[part["sweep"] == "trained"].iloc[0]
         for line in LINES:
-            tiles = [pictures.Tile(pictures.image_like(inputs[image]), "", f"{named['class_name']} {named['probability']:.0%}") if line == "R, trained" else pictures.Tile(None)]
+            tiles = [
+                pictures.Tile(pictures.image_like(inputs[image]), "", f"{named['class_name']} {named['probability']:.0%}")
+                if line == "R, trained"
+                else pictures.Tile(None)
+            ]
             for rule in RULES:
                 found = part[(part["line"] == line) & (part["rule"] == rule)]
                 above = found["name"].iloc[0] if len(found) and rule == "activation" else ""
@@ -96,7 +92,9 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
     split = top - (top - bottom) * share
     header(figure, 0.035, 0.995, 1 - 0.02 / height, height)
     pictures.draw_tiles(figure, lines, (0.035, split + 0.22 / height, 0.995, top), labels)
-    strips = [[pictures.tile_of(row, maps, row["name"]) for _, row in numbers[numbers["line"] == f"strip {sweep}"].iterrows()] for sweep in ("random", "trained")]
+    strips = [
+        [pictures.tile_of(row, maps, row["name"]) for _, row in numbers[numbers["line"] == f"strip {sweep}"].iterrows()] for sweep in ("random", "trained")
+    ]
     pictures.draw_tiles(figure, strips, (0.035, bottom, 0.995, split - 0.24 / height), ["random", "trained"])
     figure.text(0.035, split - 0.03 / height, "Activation from each layer, GBP below it", fontsize=7, va="top")
     style.caption(figure, text, y=0.05 / height)

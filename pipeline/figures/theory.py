@@ -27,8 +27,7 @@ SERIES = {  # rule as swept -> its key in the style, a mark, filled
 LABELS = {
     **style.LABELS, "lrp split": r"LRP, layer 1 split", "lrp plus": r"LRP, layer 1 $W^+$", "lrp kept": r"LRP, $\gamma$ kept", "lrp dropped": r"LRP, $\gamma$ dropped",
 }  # fmt: skip
-LAWS = {"gaussian": ("#000000", "o"), "ring": ("#0072B2", "s"), "uniform": ("#E69F00", "^"), "uniform01": ("#CC79A7", "v"), "anisotropic": ("#009E73", "D")}
-LAW_LABELS = {"gaussian": "Gaussian", "ring": "ring", "uniform": "uniform [-1, 1]", "uniform01": "uniform [0, 1]", "anisotropic": "anisotropic"}
+LAWS = ("gaussian", "ring", "uniform", "uniform01", "anisotropic")
 SHIFTED = ("gbp", "rectgrad", "lrp kept", "lrp dropped")
 INPUTS = {"patch": "x: image patch", "random": "x: normal", "corner": r"x: $e_i + .55\,e_j$"}
 BACKWARD = {"normal": "-", "exponential": "--", "constant": ":"}
@@ -99,7 +98,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     return (
         f"Profile {profile}. (a) 1 - alignment in one hidden layer of K Gaussian neurons, d = {dims[0]} (filled line) and {dims[-1]} (dashed), {one['image'].nunique()} patches of {one['data'].iloc[0]}, "
         f"{one['draw'].nunique()} draws; thin dots: predicted for GBP, tan^2 = pi^2 (d - 1) / K; LRP with W_1 equals GBP; GBP lies under RectGrad where it is not seen. (b) GBP, d = {dims[-1]}, by law of the weights; fitted exponent of K in tan^2, patches: "
-        f"{', '.join(f'{LAW_LABELS[law]} {value + 0.0:.2f}' for law, value in gbp.items())}. (c, d) Share of {len(exact) // two['rule'].nunique()} cases a point in which (18) holds; solid: r_b normal, dashed: exponential. "
+        f"{', '.join(f'{style.LAW_LABELS[law]} {value + 0.0:.2f}' for law, value in gbp.items())}. (c, d) Share of {len(exact) // two['rule'].nunique()} cases a point in which (18) holds; solid: r_b normal, dashed: exponential. "
         "(e) All A equal, weights exact: (18) says equality. (a, b, e) bars: 5 to 95 %. "
         f"(f) Share of images for which (13) holds strictly, where the rule filters; (g) cosine of r_l from two classes: decision and runner-up (solid), decision and a random one (dashed): "
         f"{random['model'].iloc[0]}, {random['image'].nunique()} images; random: {random['weights'].iloc[0]}, seeds {seeds}; trained: {' '.join(file.astype(str))}, with its biases."
@@ -140,7 +139,7 @@ def draw_theorem1(figure: Figure, grid, numbers: pd.DataFrame) -> None:
         ax = figure.add_subplot(small[i], sharey=first)
         first = first or ax
         for law, points in numbers[numbers["panel"] == f"b_{kind}"].groupby("series"):
-            colour, mark = LAWS[law]
+            colour, mark = style.LAW_COLOURS[law], style.LAW_MARKS[law]
             ax.plot(
                 points["x"],
                 points["y"],
@@ -154,8 +153,8 @@ def draw_theorem1(figure: Figure, grid, numbers: pd.DataFrame) -> None:
         ax.set(xscale="log", yscale="log", xlabel="K / d", ylim=(2e-3, 2))
         ax.tick_params(labelleft=i == 0)
         style.panel_title(ax, "b" if i == 0 else "", title)
-    figure.legend(handles=[Line2D([], [], color=c, marker=m, markersize=3, linewidth=0.9, markerfacecolor="white" if law == "ring" else c, linestyle="--" if law == "ring" else "-", label=LAW_LABELS[law])
-                           for law, (c, m) in LAWS.items()], loc="upper center", bbox_to_anchor=(0.69, 0.768), ncols=5, columnspacing=0.9, handlelength=1.6, fontsize=6.2)  # fmt: skip
+    figure.legend(handles=[Line2D([], [], color=c, marker=m, markersize=3, linewidth=0.9, markerfacecolor="white" if law == "ring" else c, linestyle="--" if law == "ring" else "-", label=style.LAW_LABELS[law])
+                           for law, c, m in ((law, style.LAW_COLOURS[law], style.LAW_MARKS[law]) for law in LAWS)], loc="upper center", bbox_to_anchor=(0.69, 0.768), ncols=5, columnspacing=0.9, handlelength=1.6, fontsize=6.2)  # fmt: skip
 
 
 def draw_theorem2(figure: Figure, grid, numbers: pd.DataFrame) -> None:
