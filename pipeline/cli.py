@@ -68,7 +68,7 @@ class Root:
 @dataclass(frozen=True)
 class Profile:
     """overrides: for every cell; trained: the overrides that select really trained weights; base: the same as `weights.base`; seeds: of
-    the random weights (law_seeds: where laws are compared, depth_seeds: where layers are changed); depths: numbers of top layers that are changed; removal_inputs: share of a linear
+    the random weights (law_seeds: where laws are compared, depth_seeds: where layers are changed, theory_seeds); depths: numbers of top layers that are changed; removal_inputs: share of a linear
     layer's inputs that removal keeps; pictures: overrides where maps are looked at, for `random`,
     `trained` and `law` (a law on trained weights); picture_depths: the depths there."""
 
@@ -78,6 +78,7 @@ class Profile:
     seeds: list[int]
     law_seeds: list[int]
     depth_seeds: list[int]
+    theory_seeds: list[int]
     depths: list[int]
     removal_inputs: float
     pictures: dict[str, dict[str, Any]]

@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.loading import file_hash, source_hash
 from pipeline.network import Network
 from pipeline.rules import Rule
-from pipeline.store import Result, Store
+from pipeline.store import Result, Store, save_atomically
 from pipeline.targets import Target
 from pipeline.weights import fingerprint, network_of, original, preprocessing_of
 
@@ -320,14 +320,30 @@ def git_state() -> tuple[str | None, bool | None]:
 
 def draw_figure(figure: str, sweeps: dict[str, list[Cell]], profile: str, run: Run, name: str = "") -> Path:
     """Compute what is missing, read the tables (and the maps, if the figure draws them), draw; path of the figure's pdf (its png and
-    csv lie beside it). name: of its files, by default the figure's."""
+    csv lie beside it). name: of its files, by default the figure's. What is drawn from the same tables by the same code stays."""
+    run_cells([cell for cells in sweeps.values() for cell in cells], run)
+    store, folder = Store(Path(run.output)), Path(run.output) / "figures"
+    pdf, record = folder / f"{name or figure}.pdf", folder / f".{name or figure}.json"
+    drawn_from = {"code": drawing_code(), "profile": profile, "sweeps": {sweep: [store.checksums(cell) for cell in cells] for sweep, cells in sweeps.items()}}
+    there = all(file.is_file() for file in (pdf, pdf.with_suffix(".png"), pdf.with_suffix(".csv"), record))
+    if there and not run.force and record.read_text() == digest(drawn_from):
+        return pdf
+
     from pipeline.figures import FIGURES, draws_maps, save  # seaborn is slow to import, and only figures need it
 
-    run_cells([cell for cells in sweeps.values() for cell in cells], run)
-    store, module = Store(Path(run.output)), FIGURES[figure]
+    module = FIGURES[figure]
     tables = {sweep: pd.concat([store.read(cell).assign(**facts(cell)) for cell in cells], ignore_index=True) for sweep, cells in sweeps.items()}
     maps = {sweep: [(facts(cell), store.tensors(cell)) for cell in cells] for sweep, cells in sweeps.items()} if draws_maps(module) else None
-    return save(module, name or figure, tables, profile, Path(run.output) / "figures", maps)
+    save(module, name or figure, tables, profile, folder, maps)
+    save_atomically(record, lambda path: path.write_text(digest(drawn_from)))
+    return pdf
+
+
+@cache
+def drawing_code() -> str:
+    """What a figure depends on beside its tables: the code that draws, and the libraries."""
+    files = [*sorted((Path(__file__).parent / "figures").glob("*.py")), Path(__file__).parent / "metrics.py"]
+    return digest({"files": [file_hash(file) for file in files], "versions": [metadata.version(name) for name in ("matplotlib", "seaborn", "pandas", "numpy")]})
 
 
 def facts(cell: Cell) -> dict[str, Any]:

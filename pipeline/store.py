@@ -105,6 +105,11 @@ class Store:
             return None
         return manifest if whole else None
 
+    def checksums(self, cell: Cell) -> list[Any]:
+        """Of a finished cell's table and tensors, with its key."""
+        manifest = json.loads((self.folder(cell) / "manifest.json").read_text())
+        return [cell.key, manifest["table"], manifest.get("tensors", {})]
+
     def read(self, cell: Cell) -> pd.DataFrame:
         return pd.read_parquet(self.table_path(cell))
 

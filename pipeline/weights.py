@@ -26,7 +26,8 @@ from pipeline.laws import (
     Uniform01,
 )
 from pipeline.loading import file_hash, load_complete, read_checkpoint
-from pipeline.network import Network, trace
+from pipeline.models import Own
+from pipeline.network import Network, memory_format, trace
 from pipeline.paths import CHECKPOINTS
 
 # ---- states: (model, seed) -> Network ---------------------------------------------------------------------
@@ -54,7 +55,11 @@ def network_of(weights: Any, model: Any, seed: int, dtype: torch.dtype, first_im
     if not isinstance(weights, Law):
         return weights.network(model, seed, dtype)
     if weights.base is None:
-        network = traced(model, model.build().to(dtype), batch_norm="drop")
+        with torch.device("cpu" if isinstance(model, Own) else "meta"):  # no weights in it yet: they are drawn below
+            module = model.build().to(dtype)
+        network = traced(model, module, batch_norm="drop")
+        if not isinstance(model, Own):
+            network.module.to_empty(device="cpu").to(memory_format=memory_format(torch.device("cpu")))
         touched = weights.touched(network)
         redrawn = set(touched) if hasattr(weights, "draw") else set()
         randomise(network, HE_GAUSSIAN, seed, set(range(1, len(network.layers) + 1)) - redrawn)

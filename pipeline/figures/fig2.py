@@ -19,7 +19,7 @@ from pipeline.metrics import BANDS, crossed_interval, crossed_table
 RULES = ("gbp", "rectgrad", "lrp", "activation")
 NULLS = ("mosaic", "mean_colour", "edges", "noise", "other")
 END_MARKS = {"split": "P", "plus": "X"}  # lrp at N = L, by what it does in the first layer
-BAND_TITLES = ("wavelength < side/56", "side/56 to side/14", "side/14 to side/4", "wavelength > side/4")
+BAND_TITLES = (r"$\lambda$ < side/56", r"$\lambda$: side/56 to side/14", r"$\lambda$: side/14 to side/4", r"$\lambda$ > side/4")
 COLUMNS = ["panel", "state", "series", "x", "name", "y", "low", "high"]
 
 
@@ -63,7 +63,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
         f"Profile {profile}: {random['model'].iloc[0]}, {random['image'].nunique()} images of {random['data'].iloc[0]}, explained class: {random['explained'].iloc[0]}. "
         f"Random: {random['weights'].iloc[0]}, weight seeds {seeds[0]}-{seeds[-1]} (n = {len(seeds)}). Trained: {trained['weights'].iloc[0]} {' '.join(file.astype(str))}. "
         "(a) Bands: 95 % intervals over images and weight seeds (crossed bootstrap); trained: over images, for this network. LRP is solid to N = L - 1; at N = L its marks are "
-        "first layer plain (triangle), split (plus), W+ (cross). Dotted lines: maps made without a network. Small panels: the same within bands of wavelength. "
+        "first layer plain (triangle), split (plus), W+ (cross). Dotted lines: maps made without a network. Small panels: the same within bands of wavelength $\\lambda$. "
         "(b) Mean over pairs of neurons, bars: one SD, small dots: mean of absolute values. (c) Mean over neurons, bars: one SD."
     )
 
@@ -71,7 +71,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
 def draw(numbers: pd.DataFrame, text: str) -> Figure:
     bands = [i for i in range(BANDS) if (numbers["panel"] == f"a_band{i}").any()]
     figure = plt.figure(figsize=(style.DOUBLE, 6.1))
-    top = figure.add_gridspec(1, 2, left=0.07, right=0.985, top=0.955, bottom=0.49, width_ratios=(1, 1.02), wspace=0.28)
+    top = figure.add_gridspec(1, 2, left=0.07, right=0.985, top=0.955, bottom=0.49, width_ratios=(1, 1.02), wspace=0.36)
     small = top[1].subgridspec(2, 2, hspace=0.42, wspace=0.14)
     bottom = figure.add_gridspec(1, 2, left=0.07, right=0.985, top=0.345, bottom=0.155, wspace=0.17)
     main = figure.add_subplot(top[0])

@@ -52,7 +52,7 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
     pictured = numbers[numbers["panel"] == "map"]
     images = list(pictured["image"].unique())
     inputs = pictures.rows(maps["maps"], "inputs", "x")
-    height = 5.9
+    height = 5.5
     figure = plt.figure(figsize=(style.DOUBLE, height))
     left = figure.add_gridspec(3, 1, left=0.05, right=0.165, top=0.935, bottom=0.415, hspace=0.42)
     points = numbers[numbers["panel"] == "points"]
