@@ -1,5 +1,6 @@
 """From cells to tables, and from tables to a figure: the only module that sees both."""
 
+import gc
 import platform
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from pipeline.store import Result, Store, save_atomically
 from pipeline.targets import Target
 from pipeline.weights import fingerprint, network_of, original, preprocessing_of
 
+LARGE = 2**27  # bytes of a network that is not left to the garbage collector
 PART = 64  # images that are computed and stored together, whatever the batch size
 CALIBRATION = 64  # images on which weights=... batchnorm: calibrated looks
 
@@ -190,6 +192,14 @@ class Given:
     def network(self) -> Network:
         return build_network(self.cell, self.device)
 
+    def forget(self) -> None:
+        """Let go of the network. It refers to itself, and several of VGG16's size would pile up until the next collection."""
+        network = self.__dict__.pop("network", None)
+        large = network is not None and sum(p.nbytes for p in network.module.parameters()) > LARGE
+        del network
+        if large:
+            gc.collect()
+
     @cached_property
     def original(self) -> Network:
         cell = replace(self.cell, weights=replace(self.cell.weights, value=original(self.cell.weights.value)))
@@ -237,6 +247,7 @@ def run_group(cells: list[Cell], run: Run, store: Store, device: torch.device, b
         else:
             results = given.run([cell.rule.value for cell in cells])
         facts["seconds"] = round(time.monotonic() - started, 3)
+        given.forget()
         for cell, result in zip(cells, results, strict=True):
             store.finish(cell, result, {"key": cell.identity, **facts})
 
