@@ -6,6 +6,7 @@ Scores are NaN where missing; they are left out here, and counted by whoever sho
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import cast
 
 import numpy as np
 
@@ -143,5 +144,5 @@ def dip(values: np.ndarray) -> tuple[float, float]:
     from diptest import diptest
 
     values = np.asarray(values, dtype=float)
-    statistic, p = diptest(values[~np.isnan(values)])
+    statistic, p = cast(tuple[float, float], diptest(values[~np.isnan(values)]))
     return float(statistic), float(p)

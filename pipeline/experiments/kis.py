@@ -210,7 +210,7 @@ def inserted(r: Tensor, record: Record, options: Options) -> tuple[Tensor, Tenso
         keep = flat >= flat.mean(1, keepdim=True)
     else:  # of equal scores the first ones go
         count = int(Fraction(repr(options.removed)) * flat.shape[1])
-        keep = flat.argsort(1, stable=True).argsort(1) >= count
+        keep = flat.argsort(dim=1, stable=True).argsort(dim=1) >= count
     usable = flat.isfinite().all(1) & (flat.amax(1) > flat.amin(1))
     found = torch.where(keep.view(score.shape), x, black(record) if options.fill is Fill.black else 0)
     return torch.where(usable.view(-1, 1, 1, 1), found, torch.nan), torch.where(usable, keep.double().mean(1), torch.nan)
