@@ -232,8 +232,9 @@ def measure(last: Op, case: Case, given: Replaced) -> dict[str, list[Any]]:
     star = record.network.forward(given.x)
     k_star = star.logits.argmax(1)
     a, a_star, weight = record.values[last.inputs[0]], star.values[last.inputs[0]], last.module.weight  # type: ignore[union-attr]
-    s = {"s_own": kis(weight[k], a, weight[k_star], a_star), "s_fixed": kis(weight[k], a, weight[k], a_star)}  # type: ignore[index]
-    silent = ((weight[k] * a) == 0).all(1)  # type: ignore[index]
+    v_k, v_star = weight[k], weight[k_star]  # type: ignore[index]
+    s = {"s_own": kis(v_k, a, v_star, a_star), "s_fixed": kis(v_k, a, v_k, a_star)}
+    silent = ((v_k.double() * a.double()) == 0).all(1)
     defined = s["s_own"].isfinite() & s["s_fixed"].isfinite() & star.logits.isfinite().all(1)
     probability = star.logits.double().softmax(1).gather(1, k[:, None])[:, 0]
     why = [
