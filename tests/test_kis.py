@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.api import rule
-from pipeline.data import CIFAR10_MEAN, CIFAR10_STD, Batch
+from pipeline.data import CIFAR10_MEAN, CIFAR10_STD, Batch, ImageSet, OnError, Preprocessing
 from pipeline.errors import UserError
 from pipeline.experiments.kis import COLUMNS, INPUTS, Fill, Options, Score, random_network, run
 from pipeline.metrics import Rescale, kis
@@ -52,7 +53,8 @@ class Pictures:
             some = slice(at, at + self.size)
             yield Batch(self.x[some], NAMES[: len(self.x)][some], self.labels[some])
 
-    def other(self, name: str) -> Tensor:
+    def other(self, name: str, drawn: bool) -> Tensor:
+        assert drawn
         i = (NAMES.index(name) + 1) % len(self.x)
         return self.x[i : i + 1]
 
@@ -308,6 +310,20 @@ def test_labels_of_other_classes_and_unknown_inputs_are_refused():
     for wrong in ({"inputs": ["edges"]}, {"inputs": []}, {"inputs": ["edge", "edge"]}, {"percent": 50.0}, {"removed": 1.0}, {"blur": 0}):
         with pytest.raises(ValueError):
             replace(PLAIN, **wrong)
+
+
+def test_another_image_is_drawn_by_the_name():
+    """All but the image itself, alike often; the next one only where that is asked for."""
+    from pipeline.runner import Images
+
+    names = tuple(f"{i}.png" for i in range(200))
+    shades = ImageSet(names, (0,) * 200, lambda i: Image.new("L", (1, 1), i).convert("RGB"))
+    images = Images(shades, 0, 200, Preprocessing(1, 1, (0.0,) * 3, (1 / 255,) * 3, "bilinear"), OnError.stop, 4, 0, torch.device("cpu"), torch.float32, print)
+    drawn = [round(float(images.other(name, drawn=True)[0, 0])) for name in names]
+    distance = np.array([(d - i) % 200 for i, d in enumerate(drawn)])
+    assert distance.min() > 0 and np.allclose(np.histogram(distance, 4, (0, 200))[0], 50, atol=20)
+    assert drawn == [round(float(images.other(name, drawn=True)[0, 0])) for name in names]
+    assert [round(float(images.other(name)[0, 0])) for name in names[:2] + names[-1:]] == [1, 2, 0]
 
 
 def test_command_line(cell, tmp_path):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pandas as pd
@@ -71,7 +71,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Case:
-    """One batch of B images as they are, and the classes that the maps explain. decision, runner_up, margin: (B,), of the logits of x."""
+    """One batch of B images as they are, and the classes that the maps explain. decision, runner_up, margin: (B,), of the logits of x;
+    others: what the network makes of another image for each; chance: what a random-weight network makes of x."""
 
     batch: Batch
     record: Record
@@ -79,6 +80,8 @@ class Case:
     decision: Tensor
     runner_up: Tensor
     margin: Tensor
+    others: Callable[[], Record]
+    chance: Callable[[], Record]
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,7 @@ def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, mo
     last = readout(network)
     tables: list[list[dict[str, Any]]] = [[] for _ in rules]
     for batch in images:
-        case = case_of(network, batch, target)
-        chance = cache(lambda case=case: random_network(model, options.random_seed, case.record.x).forward(case.record.x))
+        case = case_of(network, batch, target, images, partial(random_network, model, options.random_seed))
         shared: dict[str, dict[str, list[Any]]] = {}
         for rule, rows in zip(rules, tables, strict=True):
             own = cache(lambda rule=rule, case=case: attributed(case.record, rule, case.classes))
@@ -113,7 +115,7 @@ def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, mo
                 if name in shared:
                     columns[name] = shared[name]
                     continue
-                r = own() if name in INSERTIONS else source(name, case, rule, images, own, chance, options)
+                r = own() if name in INSERTIONS else source(name, case, rule, own, options)
                 columns[name] = measure(last, case, replaced(name, r, case.record, options))
                 if name in NULLS:
                     shared[name] = columns[name]
@@ -135,7 +137,7 @@ def readout(network: Network) -> Op:
     raise UserError(f"KIS (20) needs a model whose last operation is a linear layer, and this one ends in {kind}; choose a model that ends in nn.Linear")
 
 
-def case_of(network: Network, batch: Batch, target: Target) -> Case:
+def case_of(network: Network, batch: Batch, target: Target, images: Any, random: Callable[[Tensor], Network]) -> Case:
     record = network.forward(batch.x)
     top = record.logits.topk(2)
     if int(batch.labels.max()) >= record.logits.shape[1]:
@@ -143,7 +145,10 @@ def case_of(network: Network, batch: Batch, target: Target) -> Case:
         raise UserError(
             f"{batch.names[b]} has the label {int(batch.labels[b])}, but the model has the classes 0 to {record.logits.shape[1] - 1}; use data of its classes"
         )
-    return Case(batch, record, target.classes(batch, record.logits), record.logits.argmax(1), top.indices[:, 1], top.values[:, 0] - top.values[:, 1])
+    others = cache(lambda: network.forward(torch.cat([images.other(image, drawn=True) for image in batch.names])))
+    chance = cache(lambda: random(batch.x).forward(batch.x))
+    margin = top.values[:, 0] - top.values[:, 1]
+    return Case(batch, record, target.classes(batch, record.logits), record.logits.argmax(1), top.indices[:, 1], margin, others, chance)
 
 
 # ---- maps ------------------------------------------------------------------------------------------------------------
@@ -154,7 +159,7 @@ def attributed(record: Record, rule: Rule, classes: Tensor) -> Tensor:
     return external_map(rule, record.network, record.x, classes) if isinstance(rule, External) else walk.attribute(record, rule, classes)
 
 
-def source(name: str, case: Case, rule: Rule, images: Any, own: Callable[[], Tensor], chance: Callable[[], Record], options: Options) -> Tensor:
+def source(name: str, case: Case, rule: Rule, own: Callable[[], Tensor], options: Options) -> Tensor:
     """The map that takes R's place, of x's shape."""
     x, record = case.record.x, case.record
     if name == "edge":
@@ -166,11 +171,9 @@ def source(name: str, case: Case, rule: Rule, images: Any, own: Callable[[], Ten
     if name == "runner_up":
         return attributed(record, rule, case.runner_up)
     if name == "random_network":
-        return attributed(chance(), rule, case.classes)
-    if name == "other":  # the next image's, for its decision
-        after = record.network.forward(images.other(case.batch.names[-1]))
-        mine = own() if torch.equal(case.classes, case.decision) else attributed(record, rule, case.decision)
-        return torch.cat([mine[1:], attributed(after, rule, after.logits.argmax(1))])
+        return attributed(case.chance(), rule, case.classes)
+    if name == "other":  # for its own decision
+        return attributed(case.others(), rule, case.others().logits.argmax(1))
     return own()
 
 
