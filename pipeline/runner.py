@@ -22,6 +22,7 @@ from pipeline.errors import UserError
 from pipeline.loading import file_hash, source_hash
 from pipeline.network import Network
 from pipeline.rules import Rule
+from pipeline.seeds import name_seed
 from pipeline.store import Result, Store, save_atomically
 from pipeline.targets import Target
 from pipeline.weights import fingerprint, network_of, original, preprocessing_of
@@ -71,11 +72,13 @@ class Images:
             yield Batch(batch.x.to(self.device, self.dtype), batch.names, batch.labels.to(self.device))
             self.advance(len(batch.names))
 
-    def other(self, name: str) -> torch.Tensor:
-        """x of the image that follows in the order of the data (the first after the last), (1, 3, H, W)."""
+    def other(self, name: str, drawn: bool = False) -> torch.Tensor:
+        """x of the image that follows in the order of the data (the first after the last), (1, 3, H, W). drawn: of one that the name
+        picks at random: where data are sorted by class, the next image has the same one."""
         n, at = len(self.images), self.images.names.index(name)
-        for i in range(1, n):
-            x = load_image(self.images, self.preprocessing, (at + i) % n)
+        start = name_seed(name) % (n - 1) if drawn and n > 1 else 0
+        for i in range(n - 1):
+            x = load_image(self.images, self.preprocessing, (at + 1 + (start + i) % (n - 1)) % n)
             if x is not None:
                 return x[None].to(self.device, self.dtype)
         raise UserError("the null map 'another image' needs at least two images; set data.limit to 2 or more")

@@ -4,7 +4,23 @@ To add one: write `run` in a module of its own, enter it in EXPERIMENTS, add con
 """
 
 from pipeline.cell import Dtype, Experiment
-from pipeline.experiments import attribute, cascade, directions, extremes, failure, geometry, nfr, nulls, rank1, theorem1, theorem2, train, verify, weight_stats
+from pipeline.experiments import (
+    attribute,
+    cascade,
+    directions,
+    extremes,
+    failure,
+    geometry,
+    kis,
+    nfr,
+    nulls,
+    rank1,
+    theorem1,
+    theorem2,
+    train,
+    verify,
+    weight_stats,
+)
 
 EXPERIMENTS = {
     "attribute": Experiment(attribute.run, attribute.Options, version=1, picture="attribute"),
@@ -12,6 +28,7 @@ EXPERIMENTS = {
     "directions": Experiment(directions.run, directions.Options, version=1),
     "nulls": Experiment(nulls.run, nulls.Options, version=1),
     "weight_stats": Experiment(weight_stats.run, weight_stats.Options, version=1),
+    "kis": Experiment(kis.run, kis.Options, version=1),
     "train": Experiment(train.run, train.TrainOptions, version=1),
     "extremes": Experiment(extremes.run, extremes.Options, version=1),
     "failure": Experiment(failure.run, failure.Options, version=1, picture="fig7"),
