@@ -27,7 +27,6 @@ from pipeline.store import Result, Store, save_atomically
 from pipeline.targets import Target
 from pipeline.weights import fingerprint, network_of, original, preprocessing_of
 
-LARGE = 2**27  # bytes of a network that is not left to the garbage collector
 PART = 64  # images that are computed and stored together, whatever the batch size
 CALIBRATION = 64  # images on which weights=... batchnorm: calibrated looks
 
@@ -114,9 +113,11 @@ def run_cells(cells: Sequence[Cell], run: Run) -> list[Path]:
     if groups:
         total = sum(len(image_set(group[0])) for group in groups.values() if "images" in group[0].spec.needs)
         with tqdm(total=total, unit="image", file=sys.stderr, disable=total == 0, dynamic_ncols=True) as bar:
-            for group in groups.values():
+            for i, group in enumerate(groups.values(), start=1):
                 bar.set_description(group[0].title)
                 run_group(group, run, store, device, bar)
+                if i % 10 == 0:
+                    gc.collect()  # what is left of traced networks, which refer to themselves, would scatter over gigabytes
     return [store.table_path(cell) for cell in cells]
 
 
@@ -196,12 +197,10 @@ class Given:
         return build_network(self.cell, self.device)
 
     def forget(self) -> None:
-        """Let go of the network. It refers to itself, and several of VGG16's size would pile up until the next collection."""
-        network = self.__dict__.pop("network", None)
-        large = network is not None and sum(p.nbytes for p in network.module.parameters()) > LARGE
-        del network
-        if large:
-            gc.collect()
+        """Free the network's weights. It refers to itself, and hundreds would pile up until the garbage collector comes."""
+        if network := self.__dict__.pop("network", None):
+            for parameter in network.module.parameters():
+                parameter.data = parameter.new_empty(0)
 
     @cached_property
     def original(self) -> Network:
