@@ -1,8 +1,6 @@
 """From cells to tables, and from tables to a figure: the only module that sees both."""
 
 import gc
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +17,14 @@ from tqdm import tqdm
 from pipeline.cell import Cell, digest, network_parts
 from pipeline.data import Batch, ImageSet, OnError, Preprocessing, load_batches, load_image
 from pipeline.errors import UserError
-from pipeline.loading import file_hash, source_hash
+from pipeline.loading import file_hash
 from pipeline.network import Network
+from pipeline.provenance import fingerprints, forget_files, image_set, manifest
 from pipeline.rules import Rule
 from pipeline.seeds import name_seed
 from pipeline.store import Result, Store, save_atomically
 from pipeline.targets import Target
-from pipeline.weights import fingerprint, network_of, original, preprocessing_of
+from pipeline.weights import network_of, original, preprocessing_of
 
 PART = 64  # images that are computed and stored together, whatever the batch size
 CALIBRATION = 64  # images on which weights=... batchnorm: calibrated looks
@@ -100,8 +99,7 @@ def device_of(name: str) -> torch.device:
 
 def run_cells(cells: Sequence[Cell], run: Run) -> list[Path]:
     """Compute the cells that are not in the store, sharing the work of those that differ in their rule alone; paths of all tables."""
-    for cached in (_image_set, _data_fingerprint, _weights_fingerprint):
-        cached.cache_clear()  # files may have changed since the last call
+    forget_files()
     _originals.clear()
     store = Store(Path(run.output))
     store.check_writable()
@@ -131,54 +129,6 @@ def current(store: Store, cell: Cell) -> bool:
     if changed:
         print(f"{' and '.join(changed)} changed since {store.folder(cell)} was computed: computing it again", file=sys.stderr)
     return not changed
-
-
-def image_set(cell: Cell) -> ImageSet:
-    return _image_set(Hashable(cell.data.value))
-
-
-@dataclass(frozen=True)
-class Hashable:
-    """A settings object as a key of a cache: settings that print alike are alike."""
-
-    value: Any = field(compare=False)
-    text: str = ""
-
-    def __post_init__(self):
-        object.__setattr__(self, "text", repr(self.value))
-
-
-@cache
-def _image_set(data: Hashable) -> ImageSet:
-    return data.value.images()
-
-
-@cache
-def _data_fingerprint(data: Hashable) -> str | None:
-    try:
-        return _image_set(data).fingerprint()
-    except (UserError, OSError):
-        return None
-
-
-@cache
-def _weights_fingerprint(weights: Hashable) -> str | None:
-    return fingerprint(weights.value)
-
-
-def fingerprints(cell: Cell) -> dict[str, str | None]:
-    """What the cell's files hold now; None for what is not here."""
-    needs, found = cell.spec.needs, {}
-    if "images" in needs:
-        found["data"] = _data_fingerprint(Hashable(cell.data.value))
-    if "network" in needs:
-        found["weights"] = _weights_fingerprint(Hashable(cell.weights.value))
-    for need, choice in {"network": cell.model, "model": cell.model, "rules": cell.rule}.items():
-        if need in needs and hasattr(choice.value, "call"):  # the user's own function
-            found[f"the code of {choice.name}"] = source_hash(choice.value.call)
-    if start := getattr(cell.experiment.value, "start", None):  # a training's
-        found["start"] = file_hash(Path(start).expanduser())
-    return found
 
 
 _originals: dict[str, Network] = {}
@@ -301,34 +251,6 @@ def default_batch_size(side: int, device: torch.device) -> int:
     """2 images of 224 px on the CPU, more of smaller ones and on a GPU."""
     images = 2 * (224 / side) ** 2 * (16 if device.type == "cuda" else 1)
     return int(min(PART, max(1, images)))
-
-
-def manifest(cell: Cell, device: torch.device) -> dict[str, Any]:
-    """Where the tables of cells that differ in their rule come from; no host, no user."""
-    packages = ("torch", "torchvision", "numpy", "pandas")
-    commit, dirty = git_state()
-    return {
-        "fingerprints": fingerprints(cell),
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
-        "commit": commit,
-        "dirty": dirty,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "precision": {"dtype": cell.dtype.value, "tf32": False},
-    }
-
-
-@cache
-def git_state() -> tuple[str | None, bool | None]:
-    """Commit of the checkout that this package is, and whether it has changes; None where it is no checkout."""
-    here = Path(__file__).resolve().parents[1]
-    if not (here / ".git").exists():
-        return None, None
-    try:
-        git = lambda *args: subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()  # noqa: E731
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
-    except (OSError, subprocess.CalledProcessError):
-        return None, None
 
 
 def draw_figure(figure: str, sweeps: dict[str, list[Cell]], profile: str, run: Run, name: str = "") -> Path:

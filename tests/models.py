@@ -243,3 +243,16 @@ def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
 
 def images(batch: int = 2, shape: tuple[int, ...] = SHAPE, seed: int = 1) -> Tensor:
     return torch.randn(batch, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+class GuidedRelu(torch.autograd.Function):
+    """GBP by autograd: a ReLU whose backward pass also cuts negative r."""
+
+    @staticmethod
+    def forward(ctx, z):
+        ctx.save_for_backward(z)
+        return z.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, r):  # type: ignore[override]
+        return r.clamp(min=0) * (ctx.saved_tensors[0] > 0)

@@ -23,6 +23,7 @@ from pipeline.rules import Activation, Gbp
 from pipeline.targets import Target
 from pipeline.walk import attribute
 from tests import tiny
+from tests.models import GuidedRelu
 
 OPTIONS = failure.Options(errors=True, most=None, cases=[], layers=None)
 DECISION = Target("decision", lambda: pytest.fail("not asked for"))
@@ -40,17 +41,6 @@ def batches(module: nn.Module, count: int = 12, size: int = 4) -> list[Batch]:
     labels = module(x).argmax(1)
     labels[[2, 3, 7, 10]] = (labels[[2, 3, 7, 10]] + 1) % 5
     return [Batch(x[i : i + size], tuple(f"i{j}" for j in range(i, i + size)), labels[i : i + size]) for i in range(0, count, size)]
-
-
-class GuidedRelu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, z):
-        ctx.save_for_backward(z)
-        return z.clamp(min=0)
-
-    @staticmethod
-    def backward(ctx, r):  # type: ignore[override]
-        return r.clamp(min=0) * (ctx.saved_tensors[0] > 0)
 
 
 class Guided(nn.Module):

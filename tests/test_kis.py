@@ -20,6 +20,7 @@ from pipeline.nullmaps import blur, edges, noise
 from pipeline.statistics import LOW, STEP, auroc, auroc_within, bootstrap, density, dip, silverman, valley
 from pipeline.targets import Target
 from tests import tiny
+from tests.models import GuidedRelu
 
 MODEL = Own("tests.tiny:network", 16, 16, list(CIFAR10_MEAN), list(CIFAR10_STD), [])
 NAMES = ("a.png", "b.png", "c.png", "d.png")
@@ -68,23 +69,11 @@ def table(net: Network, options: Options = PLAIN, rules=("gbp",), target: Target
 # ---- the transcription: one image, autograd and loops ----------------------------------------------------------------
 
 
-class Guided(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, z):
-        ctx.save_for_backward(z)
-        return z.clamp(min=0)
-
-    @staticmethod
-    def backward(ctx, g):  # type: ignore[override]
-        (z,) = ctx.saved_tensors
-        return g * (g > 0) * (z > 0)
-
-
 def guided_backpropagation(model: nn.Sequential, x: Tensor, k: int) -> Tensor:
     leaf = x[None].clone().requires_grad_()
     a = leaf
     for layer in model:
-        a = Guided.apply(a) if isinstance(layer, nn.ReLU) else layer(a)
+        a = GuidedRelu.apply(a) if isinstance(layer, nn.ReLU) else layer(a)
     (r,) = torch.autograd.grad(a[0, k], leaf)
     return r[0]
 

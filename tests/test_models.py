@@ -27,12 +27,7 @@ LITE = EfficientNetLite0(["blocks.*"])
 BLOCKS = [f"layer{i}.{j}" for i in range(1, 5) for j in range(2)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def pretrained(dtype: torch.dtype) -> Network:

@@ -8,7 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
+from pipeline import cli
+from pipeline.metrics import isotropy
+from pipeline.weights import WEIGHTS
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +61,18 @@ def test_adding_as_the_readme_says(option, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / done.stdout.strip().splitlines()[-1]).is_file()
+
+
+def test_the_isotropy_scores_are_measured_ones():
+    """Of one layer of many neurons, to the two digits that the table shows."""
+    shown = dict(re.findall(r"^\| `(\w+)` \| .* \| (-?[\d.]+) \|$", TEXT, re.M))
+    laws = [name for name, law in WEIGHTS.items() if hasattr(law, "draw")]
+    assert set(shown) == set(laws)
+    for name in laws:
+        settings = yaml.safe_load((ROOT / "conf" / "weights" / f"{name}.yaml").read_text())
+        law = cli.parse(settings, WEIGHTS[name], name)
+        score = isotropy(law.draw(torch.Size((4000, 64, 3, 3)), 100, 1).flatten(1))
+        assert abs(score - float(shown[name])) < 0.01, (name, score)
 
 
 def test_the_commands_are_make_targets():
