@@ -144,3 +144,10 @@ def crossed_table(frame, value: str, by: Sequence[str] = ("n",)) -> np.ndarray:
     wide = frame.pivot_table(index="image", columns=["seed", *by], values=value, dropna=False, sort=True)
     seeds = frame["seed"].nunique()
     return wide.to_numpy(dtype=float).reshape(len(wide), seeds, -1)
+
+
+def crossed_curve(labels: Sequence[str], frame, value: str, by: str = "n") -> list[list]:
+    """Rows [*labels, x, name, mean, low, high] of one curve along the column `by`, named by the column `name`."""
+    xs, names = sorted(frame[by].unique()), frame.drop_duplicates(by).set_index(by)["name"]
+    ends = zip(*crossed_interval(crossed_table(frame, value, by=(by,))), strict=True)
+    return [[*labels, x, names[x], *numbers] for x, numbers in zip(xs, ends, strict=True)]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.figures import style
-from pipeline.metrics import BANDS, crossed_interval, crossed_table
+from pipeline.metrics import BANDS, crossed_curve
 
 RULES = ("gbp", "rectgrad", "lrp", "activation")
 NULLS = ("mosaic", "mean_colour", "edges", "noise", "other")
@@ -31,9 +31,9 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     for panel, value in values.items():
         for state in style.STATES:
             for rule, table in tables[state].groupby("rule"):
-                rows += curve(panel, state, str(rule), table, value)
+                rows += curve([panel, state, str(rule)], table, value)
             for first, table in tables[f"{state}_ends"].groupby("rule.first_layer"):
-                rows += curve(panel, state, f"lrp {first}", table[table["n"] == table["n"].max()], value)
+                rows += curve([panel, state, f"lrp {first}"], table[table["n"] == table["n"].max()], value)
         for null in NULLS:
             mean = tables["nulls"].loc[tables["nulls"]["null"] == null, value].mean()
             rows.append([panel, "baseline", null, np.nan, "", mean, np.nan, np.nan])
@@ -47,12 +47,9 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return found[found["y"].notna()].reset_index(drop=True)  # bands that are empty at this size go
 
 
-def curve(panel: str, state: str, series: str, table: pd.DataFrame, value: str) -> list[list]:
-    if table[value].isna().all():
-        return []
-    mean, low, high = crossed_interval(crossed_table(table, value))
-    names = table.drop_duplicates("n").set_index("n")["name"]
-    return [[panel, state, series, n, names[n], *ends] for n, ends in zip(sorted(table["n"].unique()), zip(mean, low, high, strict=True), strict=True)]
+def curve(labels: list[str], table: pd.DataFrame, value: str) -> list[list]:
+    """Nothing for a band that is empty at this size."""
+    return [] if table[value].isna().all() else crossed_curve(labels, table, value)
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:

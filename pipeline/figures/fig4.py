@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.figures import style
-from pipeline.metrics import crossed_interval, crossed_table
+from pipeline.metrics import crossed_curve, crossed_interval, crossed_table
 
 RULES = ("gbp", "rectgrad", "lrp", "activation")
 LAWS = ("gaussian", "ring", "heavy_tailed", "uniform", "anisotropic", "uniform01")
@@ -36,21 +36,17 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         of_rule = every[every["rule"] == rule]
         means = of_rule.groupby(["law", "seed", "image"])["alignment"].mean()
         for law, table in of_rule.groupby("law"):
-            rows += curve(["alignment", rule, law], table, "alignment")
+            rows += crossed_curve(["alignment", rule, law], table, "alignment")
         for law in ROWS:
             difference = (means[law] - means["gaussian"]).rename("difference").reset_index()
             ends = crossed_interval(crossed_table(difference.assign(n=0), "difference"))
             rows.append(["difference", rule, law, np.nan, "", *(float(end[0]) for end in ends)])
         overflow = tables["overflow"][tables["overflow"]["rule"] == rule]
         if len(overflow):
-            rows += curve(["overflow", rule, "uniform_literal"], overflow, "alignment") + curve(["overflow", rule, NAIVE], overflow, "alignment_naive")
+            rows += crossed_curve(["overflow", rule, "uniform_literal"], overflow, "alignment") + crossed_curve(
+                ["overflow", rule, NAIVE], overflow, "alignment_naive"
+            )
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def curve(labels: list[str], table: pd.DataFrame, value: str) -> list[list]:
-    levels, names = sorted(table["n"].unique()), table.drop_duplicates("n").set_index("n")["name"]
-    ends = zip(*crossed_interval(crossed_table(table, value)), strict=True)
-    return [[*labels, n, names[n], *numbers] for n, numbers in zip(levels, ends, strict=True)]
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.figures import style
-from pipeline.metrics import crossed_interval, crossed_table
+from pipeline.metrics import crossed_curve
 
 RULES = ("gbp", "rectgrad", "lrp")
 READINGS = {"activation": r"$r_l = A_l$ on the units", "relevance": r"the rule's own $r_l$, masked"}
@@ -30,22 +30,15 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             table = every[every["rule"] == rule]
             by_part = {str(part): part_table for part, part_table in table.groupby("part", sort=False)}
             for part, part_table in by_part.items():
-                rows += curve(["alignment", seed_with, rule, part], part_table, "alignment")
+                rows += crossed_curve(["alignment", seed_with, rule, part], part_table, "alignment")
             for part in ("max", "min"):
-                rows += curve(["similarity", seed_with, rule, part], by_part[part], "sim_all")
+                rows += crossed_curve(["similarity", seed_with, rule, part], by_part[part], "sim_all")
             keys = ["image", "seed", "layer", "name"]
             pairs = by_part["max"][[*keys, "alignment"]].merge(by_part["min"][[*keys, "alignment"]], on=keys, suffixes=("_max", "_min"))
-            rows += curve(["gap", seed_with, rule, "max - min"], pairs.assign(gap=pairs["alignment_max"] - pairs["alignment_min"]), "gap")
+            rows += crossed_curve(["gap", seed_with, rule, "max - min"], pairs.assign(gap=pairs["alignment_max"] - pairs["alignment_min"]), "gap")
     found = pd.DataFrame(rows, columns=COLUMNS)
     originals = found[(found["panel"] == "alignment") & (found["seed_with"] == "relevance") & (found["part"] == "all")]
     return pd.concat([found, originals.assign(seed_with="activation", part="original")], ignore_index=True)
-
-
-def curve(labels: list[str], table: pd.DataFrame, value: str) -> list[list]:
-    layers = sorted(table["layer"].unique())
-    names = table.drop_duplicates("layer").set_index("layer")["name"]
-    ends = zip(*crossed_interval(crossed_table(table, value, by=("layer",))), strict=True)
-    return [[*labels, layer, names[layer], *numbers] for layer, numbers in zip(layers, ends, strict=True)]
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
