@@ -30,12 +30,12 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             table = every[every["rule"] == rule]
             by_part = {str(part): part_table for part, part_table in table.groupby("part", sort=False)}
             for part, part_table in by_part.items():
-                rows += crossed_curve(["alignment", seed_with, rule, part], part_table, "alignment")
+                rows += crossed_curve(["alignment", seed_with, rule, part], part_table, "alignment", by="layer")
             for part in ("max", "min"):
-                rows += crossed_curve(["similarity", seed_with, rule, part], by_part[part], "sim_all")
+                rows += crossed_curve(["similarity", seed_with, rule, part], by_part[part], "sim_all", by="layer")
             keys = ["image", "seed", "layer", "name"]
             pairs = by_part["max"][[*keys, "alignment"]].merge(by_part["min"][[*keys, "alignment"]], on=keys, suffixes=("_max", "_min"))
-            rows += crossed_curve(["gap", seed_with, rule, "max - min"], pairs.assign(gap=pairs["alignment_max"] - pairs["alignment_min"]), "gap")
+            rows += crossed_curve(["gap", seed_with, rule, "max - min"], pairs.assign(gap=pairs["alignment_max"] - pairs["alignment_min"]), "gap", by="layer")
     found = pd.DataFrame(rows, columns=COLUMNS)
     originals = found[(found["panel"] == "alignment") & (found["seed_with"] == "relevance") & (found["part"] == "all")]
     return pd.concat([found, originals.assign(seed_with="activation", part="original")], ignore_index=True)
