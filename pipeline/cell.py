@@ -37,6 +37,9 @@ class Choice:
         fields = self.value.identity() if hasattr(self.value, "identity") else asdict(self.value)
         return {"is": type(self.value).__name__, **fields}
 
+    def describe(self) -> dict[str, Any]:
+        return {"choice": self.name, **(self.value.describe() if hasattr(self.value, "describe") else asdict(self.value))}
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -99,7 +102,7 @@ class Cell:
     def describe(self) -> dict[str, Any]:
         """The whole configuration as plain data, for config.yaml."""
         groups = {name: getattr(self, name) for name in ("experiment", "model", "weights", "rule", "data")}
-        settings = {name: {"choice": choice.name, **asdict(choice.value)} for name, choice in groups.items()}
+        settings = {name: choice.describe() for name, choice in groups.items()}
         return json.loads(json.dumps({**settings, "seed": self.seed, "dtype": self.dtype, "target": self.target}, default=plain))
 
 

@@ -8,9 +8,10 @@ import dataclasses
 import difflib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.cell import Cell, Choice, Dtype, digest, points
-from pipeline.data import DATA
+from pipeline.data import DATA, Selection
 from pipeline.errors import UserError
 from pipeline.experiments import EXPERIMENTS
 from pipeline.models import MODELS
 from pipeline.paths import CONF
 from pipeline.rules import RULES
 from pipeline.runner import Run, draw_figure, run_cells
-from pipeline.weights import WEIGHTS
+from pipeline.weights import WEIGHTS, Trained, TrainedBy
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Profile:
     """overrides: for every cell; trained: the overrides that select really trained weights; base: the same as `weights.base`; seeds: of
     the random weights (law_seeds: where laws are compared, depth_seeds: where layers are changed, theory_seeds); depths: numbers of top layers that are changed; removal_inputs: share of a linear
     layer's inputs that removal keeps; pictures: overrides where maps are looked at, for `random`,
-    `trained` and `law` (a law on trained weights); picture_depths: the depths there."""
+    `trained` and `law` (a law on trained weights); picture_depths: the depths there; kis: overrides of the networks and data of Fig. 8, `main`,
+    `others` (trained with other seeds) and `imagenet`."""
 
     overrides: dict[str, Any]
     trained: dict[str, Any]
@@ -83,6 +85,7 @@ class Profile:
     removal_inputs: float
     pictures: dict[str, dict[str, Any]]
     picture_depths: list[int]
+    kis: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -111,20 +114,47 @@ def parse(node: Any, schema: type, where: str) -> Any:
 
 
 def parse_cell(cfg: DictConfig, choices: Mapping[str, Any]) -> Cell:
-    parsed = {}
+    parsed: dict[str, Choice] = {}
     for group, registry in GROUPS.items():
         name = choices[group]
         node = OmegaConf.to_container(cfg[group], resolve=True)
         node |= OmegaConf.to_container(cfg.scoped).get(name) or {}  # type: ignore[union-attr,operator]
         parsed[group] = Choice(name, parse(node, registry[name], f"{group}={name}"))
+    if isinstance(parsed["weights"].value, Trained):
+        parsed["weights"] = replace(parsed["weights"], value=trained_by(parsed["weights"].value.training, cfg, parsed))
     root = parse({k: cfg[k] for k in ("seed", "dtype", "target")}, Root, "the configuration")
     spec = EXPERIMENTS[choices["experiment"]]
     return Cell(**parsed, spec=spec, seed=root.seed, dtype=spec.dtype or root.dtype, target=root.target)
 
 
+def trained_by(training: str, cfg: DictConfig, parsed: Mapping[str, Choice]) -> TrainedBy:
+    """weights=trained with the cell that trains: of the same model, with BatchNorm if it has any, on all training images of a data set;
+    where that is the cell's own data set, it lies in the same place and is split in the same way."""
+    overrides = shlex.split(training)
+    keys = [o.split("=", 1)[0] for o in overrides]
+    refused = [key for key in keys if key.split(".")[0] not in ("data", *DATA, "train")]
+    if refused or "data" not in keys:
+        raise UserError(
+            f"weights.training='{training}' {f'sets {refused[0]}' if refused else 'lacks data=...'}; it takes data=..., and settings of data and of experiment=train, "
+            "such as 'data=digits train.epochs=[30]'"
+        )
+    inner, choices = composed(["experiment=train", *(SCOPED.sub(r"+scoped.\1.\2", o) for o in overrides)])
+    for name, settings in cfg.scoped.items():  # cifar10.root=... on the command line concerns this too
+        if name in ("train", *DATA):
+            OmegaConf.update(inner, f"scoped.{name}", settings, force_add=True)
+    cell = parse_cell(inner, choices)
+    model, data, own = parsed["model"], cell.data.value, parsed["data"].value
+    if hasattr(model.value, "batch_norm"):
+        model = replace(model, value=replace(model.value, batch_norm=True))
+    if cell.data.name == parsed["data"].name:
+        place = {f.name for f in dataclasses.fields(own)} - {f.name for f in dataclasses.fields(Selection)}
+        data = replace(data, **{name: getattr(own, name) for name in place if f"data.{name}" not in keys})
+    return TrainedBy(training, replace(cell, model=model, data=replace(cell.data, value=data)))
+
+
 def with_seed(cell: Cell, seed: str) -> Cell:
     root = parse({"seed": seed, "dtype": cell.dtype, "target": cell.target}, Root, "the configuration")
-    return dataclasses.replace(cell, seed=root.seed)
+    return replace(cell, seed=root.seed)
 
 
 def figure_cells(sweeps: Sweeps, profile: Profile, user: list[str]) -> dict[str, list[Cell]]:
@@ -195,7 +225,7 @@ def dispatch(cfg: DictConfig, hydra_config: Any) -> None:
         picture, drawn = cells[0].spec.picture, [cell for cell, table in zip(cells, tables, strict=True) if has_maps(cell, table)]
         if picture and drawn:
             name = f"{picture}_{digest({'cells': [cell.key for cell in drawn]})}"
-            print(*made(draw_figure(picture, {picture: drawn}, "", dataclasses.replace(run, force=False), name)), sep="\n")
+            print(*made(draw_figure(picture, {picture: drawn}, "", replace(run, force=False), name)), sep="\n")
         complaint = report(cells[0], tables[0])
         print(*tables, sep="\n")
         if complaint:

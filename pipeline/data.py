@@ -1,90 +1,26 @@
 """Images by name: a frozen dataclass each, with `images(split)` and `identity()`.
 
-`images` lists files without opening them; `load_batches` opens, transforms and batches. To add a data set: write such
-a dataclass on Selection, enter it in DATA at the foot, add conf/data/<name>.yaml.
+`images` lists them without opening any (images.py does). To add a data set: write such a dataclass on Selection, enter it in
+DATA at the foot, add conf/data/<name>.yaml.
 """
 
 import csv
-import hashlib
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision import datasets, transforms
+from torchvision import datasets
 
 from pipeline.errors import UserError
+from pipeline.images import ImageSet, OnError, first_line, image_set
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
-HASHED_FILES = 1000  # up to so many files are fingerprinted by their bytes, more by their sizes
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Resize the short side, crop the centre, normalise: pixels in [0, 1] -> (pixel - mean) / std per channel."""
-
-    resize: int
-    crop: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-
-    def transform(self) -> Callable[[Image.Image], Tensor]:
-        """A PIL image -> (3, crop, crop) float32."""
-        mode = transforms.InterpolationMode(self.interpolation)
-        to_pixels = [transforms.Resize(self.resize, interpolation=mode), transforms.CenterCrop(self.crop)]
-        return transforms.Compose([*to_pixels, transforms.ToTensor(), transforms.Normalize(self.mean, self.std)])
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Images in order, not yet opened. labels: class indices, -1 where unknown; load(i) -> a PIL image; files: for fingerprints."""
-
-    names: tuple[str, ...]
-    labels: tuple[int, ...]
-    load: Callable[[int], Image.Image]
-    files: tuple[Path, ...] | None = None
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def pick(self, indices: Sequence[int]) -> "ImageSet":
-        pick = lambda items: tuple(items[i] for i in indices)  # noqa: E731
-        return ImageSet(pick(self.names), pick(self.labels), partial(_load_picked, self.load, tuple(indices)), pick(self.files) if self.files else None)
-
-    def fingerprint(self) -> str:
-        """A hash of the names, labels and contents (of the sizes, for very many files)."""
-        digest = hashlib.sha256(repr((self.names, self.labels)).encode())
-        for file in self.files or ():
-            content = file.read_bytes() if len(self) <= HASHED_FILES else str(file.stat().st_size).encode()
-            digest.update(hashlib.sha256(content).digest())
-        return digest.hexdigest()[:16]
-
-
-def _load_picked(load: Callable[[int], Image.Image], indices: tuple[int, ...], i: int) -> Image.Image:
-    return load(indices[i])
-
-
-def open_file(files: tuple[Path, ...], i: int) -> Image.Image:
-    with Image.open(files[i]) as image:
-        return image.convert("RGB")
-
-
-def image_set(files: Sequence[Path], names: Sequence[str], labels: Sequence[int]) -> ImageSet:
-    return ImageSet(tuple(names), tuple(labels), partial(open_file, tuple(files)), tuple(files))
-
-
-class OnError(Enum):
-    stop = "stop"  # an image that can't be read ends the run, by name
-    skip = "skip"  # it is left out and counted in the manifest
 
 
 @dataclass(frozen=True)
@@ -178,7 +114,7 @@ class Cifar10(Selection):
             data = datasets.CIFAR10(root, train=split == "train", download=self.download)
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"CIFAR-10 is not in {root} and can't be downloaded ({first_line(error)}); put cifar-10-python.tar.gz there, or set data.root to a folder with test/<class>/*.jpg"
+                f"CIFAR-10 is not in {root} and can't be downloaded ({first_line(error)}); put cifar-10-python.tar.gz there, or set cifar10.root to a folder with it, or with test/<class>/*.jpg"
             ) from None
         names = [f"{split}/{i:05d}" for i in range(len(data))]
         return self.select(ImageSet(tuple(names), tuple(data.targets), partial(_load_array, data.data)))
@@ -186,6 +122,30 @@ class Cifar10(Selection):
 
 def _load_array(array, i: int) -> Image.Image:
     return Image.fromarray(array[i])
+
+
+@dataclass(frozen=True)
+class Digits(Selection):
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 pixels in 17 greys, here 32 x 32. In an order that mixes the writers, the first
+    `training` are for training, the others for tests."""
+
+    training: int
+
+    def images(self, split: str = "test") -> ImageSet:
+        from sklearn.datasets import load_digits  # slow to import
+
+        pixels, labels = load_digits(return_X_y=True)
+        if not 0 < self.training < len(labels):
+            raise UserError(f"data.training must leave some of the {len(labels)} digits for tests, not {self.training}; set it to a number in between")
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).tolist()
+        chosen = order[: self.training] if split == "train" else order[self.training :]
+        names = tuple(f"digits/{i:04d}" for i in chosen)
+        return self.select(ImageSet(names, tuple(int(labels[i]) for i in chosen), partial(_load_digit, pixels[chosen])))
+
+
+def _load_digit(pixels, i: int) -> Image.Image:
+    grey = Image.fromarray((pixels[i].reshape(8, 8) * (255 / 16)).round().astype("uint8"))
+    return grey.resize((32, 32), Image.Resampling.BILINEAR).convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -247,61 +207,11 @@ def labelled_folder(root: Path) -> ImageSet:
     return image_set([root / row["file"] for row in rows], [row["file"] for row in rows], labels)
 
 
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-# ---- loading ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Batch:
-    """x (B, 3, H, W), names and labels (B,), -1 where unknown."""
-
-    x: Tensor
-    names: tuple[str, ...]
-    labels: Tensor
-
-
-class _Loaded(Dataset):
-    """Each item: (index, x or None, why not)."""
-
-    def __init__(self, images: ImageSet, preprocessing: Preprocessing):
-        self.images, self.transform = images, preprocessing.transform()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, i: int):
-        try:
-            return i, self.transform(self.images.load(i)), ""
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for files that are cut off or no images
-            return i, None, first_line(error)
-
-
-def load_image(images: ImageSet, preprocessing: Preprocessing, i: int) -> Tensor | None:
-    """x (3, H, W) of one image, None if it can't be read."""
-    return _Loaded(images, preprocessing)[i][1]
-
-
-def load_batches(images: ImageSet, preprocessing: Preprocessing, batch_size: int, workers: int, on_error: OnError, skipped: list[str]) -> Iterator[Batch]:
-    """Batches in order. Names of images that can't be read go to `skipped`, or, with OnError.stop, raise UserError."""
-    loader = DataLoader(_Loaded(images, preprocessing), batch_size=batch_size, num_workers=workers, collate_fn=list)
-    for items in loader:
-        for i, x, why in items:
-            if x is None and on_error is OnError.stop:
-                raise UserError(f"the image {images.names[i]} can't be read ({why}); replace it, or set data.on_error=skip to leave it out")
-            if x is None:
-                skipped.append(images.names[i])
-        good = [(i, x) for i, x, _ in items if x is not None]
-        if good:
-            yield Batch(torch.stack([x for _, x in good]), tuple(images.names[i] for i, _ in good), torch.tensor([images.labels[i] for i, _ in good]))
-
-
 DATA: dict[str, Callable[..., Any]] = {
     "imagenet": ImageNet,
     "imagenet_samples": PackagedSamples,
     "cifar10_samples": PackagedSamples,
     "cifar10": Cifar10,
+    "digits": Digits,
     "folder": Folder,
 }

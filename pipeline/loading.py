@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from pipeline.data import first_line
 from pipeline.errors import UserError
+from pipeline.images import first_line
 
 
 def read_checkpoint(path: str, setting: str = "weights.path") -> dict[str, Tensor]:

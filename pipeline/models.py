@@ -12,9 +12,10 @@ import torchvision
 from torch import Tensor, nn
 
 from pipeline.cifar import ResNet18CifarModule, Vgg16CifarModule
-from pipeline.data import CIFAR10_MEAN, CIFAR10_STD, Preprocessing
+from pipeline.data import CIFAR10_MEAN, CIFAR10_STD
 from pipeline.efficientnet import EfficientNetLite0Module, packaged_state, without_underscores
 from pipeline.errors import UserError
+from pipeline.images import Preprocessing
 from pipeline.loading import download, read_checkpoint
 
 OWN_INPUTS = ("googlenet", "inception_v3")  # pretrained, they turn ImageNet's normalisation into (pixel - .5) / .5 themselves: done to the images here
@@ -134,8 +135,8 @@ class ResNet18Cifar:
     batch_norm: bool
 
     def __post_init__(self):
-        if self.width < 1:
-            raise ValueError("width must be at least 1")
+        if self.width < 8:  # PyTorch's backward pass of a strided 1 x 1 convolution of fewer channels corrupts memory (channels last, CPU)
+            raise ValueError(f"width must be at least 8, not {self.width}")
 
     def build(self) -> nn.Module:
         return ResNet18CifarModule(self.classes, self.width, self.batch_norm)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from pipeline.cell import Cell
-from pipeline.data import ImageSet
 from pipeline.errors import UserError
+from pipeline.images import ImageSet
 from pipeline.loading import file_hash, source_hash
 from pipeline.weights import fingerprint
 

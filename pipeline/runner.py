@@ -15,8 +15,8 @@ import torch
 from tqdm import tqdm
 
 from pipeline.cell import Cell, digest, network_parts
-from pipeline.data import Batch, ImageSet, OnError, Preprocessing, load_batches, load_image
 from pipeline.errors import UserError
+from pipeline.images import Batch, ImageSet, OnError, Preprocessing, load_batches, load_image
 from pipeline.loading import file_hash
 from pipeline.network import Network
 from pipeline.provenance import fingerprints, forget_files, image_set, manifest
@@ -24,7 +24,7 @@ from pipeline.rules import Rule
 from pipeline.seeds import name_seed
 from pipeline.store import Result, Store, save_atomically
 from pipeline.targets import Target
-from pipeline.weights import network_of, original, preprocessing_of
+from pipeline.weights import TrainedBy, network_of, original, preprocessing_of
 
 PART = 64  # images that are computed and stored together, whatever the batch size
 CALIBRATION = 64  # images on which weights=... batchnorm: calibrated looks
@@ -104,7 +104,11 @@ def run_cells(cells: Sequence[Cell], run: Run) -> list[Path]:
     store = Store(Path(run.output))
     store.check_writable()
     device = device_of(run.device)
+    cells = [with_file(store, cell) for cell in cells]
     todo = list({cell.key: cell for cell in cells if run.force or not current(store, cell)}.values())
+    if trainings := [cell.weights.value.cell for cell in todo if isinstance(cell.weights.value, TrainedBy)]:
+        run_cells(trainings, replace(run, force=False))  # what is asked for anew are the tables, not the networks that they measure
+        forget_files()
     groups: dict[str, list[Cell]] = {}
     for cell in todo:
         groups.setdefault(cell.shared_key, []).append(cell)
@@ -117,6 +121,15 @@ def run_cells(cells: Sequence[Cell], run: Run) -> list[Path]:
                 if i % 10 == 0:
                     gc.collect()  # what is left of traced networks, which refer to themselves, would scatter over gigabytes
     return [store.table_path(cell) for cell in cells]
+
+
+def with_file(store: Store, cell: Cell) -> Cell:
+    """The cell, with the place of the weights that another cell trains for it."""
+    weights = cell.weights.value
+    if not isinstance(weights, TrainedBy):
+        return cell
+    file = store.folder(weights.cell) / "folded.safetensors"
+    return replace(cell, weights=replace(cell.weights, value=replace(weights, file=file)))
 
 
 def current(store: Store, cell: Cell) -> bool:
@@ -284,7 +297,7 @@ def drawing_code() -> str:
 def facts(cell: Cell) -> dict[str, Any]:
     """Which cell it is, named as on the command line: weights, seed, rule, rule.first_layer ... (`explained` is the setting target)"""
     found: dict[str, Any] = {}
-    for group in ("model", "weights", "rule", "data"):
+    for group in ("experiment", "model", "weights", "rule", "data"):
         choice = getattr(cell, group)
         found[group] = choice.name
         found |= {f"{group}.{k}": v for k, v in cell.describe()[group].items() if k != "choice" and not isinstance(v, list | dict)}

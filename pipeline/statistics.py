@@ -53,31 +53,66 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> Auroc:
     return Auroc(float(above.mean()), float(variance), m, n)
 
 
+def bins_of(given: np.ndarray, bins: int = 20) -> np.ndarray:
+    """Which of `bins` equally full bins of `given` each value lies in; equal values stay together."""
+    return ((midranks(given) - 1) * bins // max(1, len(given))).astype(int)
+
+
 def auroc_within(score: np.ndarray, positive: np.ndarray, given: np.ndarray, bins: int = 20) -> float:
     """AUROC over pairs that are alike in `given`: in the same one of `bins` equally full bins of it. What a score tells beyond `given`."""
     score, positive, given = np.asarray(score, dtype=float), np.asarray(positive, dtype=bool), np.asarray(given, dtype=float)
     present = ~(np.isnan(score) | np.isnan(given))
-    score, positive, given = score[present], positive[present], given[present]
-    stratum = ((midranks(given) - 1) * bins // max(1, len(given))).astype(int)  # equal values stay together
-    ordered = pairs = 0.0
-    for b in range(bins):
-        found = auroc(score[stratum == b], positive[stratum == b])
-        if (count := found.positives * found.negatives) > 0:
-            ordered, pairs = ordered + found.value * count, pairs + count
-    return ordered / pairs if pairs else NAN
+    stratum = np.zeros(len(score), dtype=int)
+    stratum[present] = bins_of(given[present], bins)
+    return float(weighted_aurocs(score, positive, present[None].astype(float), stratum)[0])
+
+
+def weighted_aurocs(score: np.ndarray, positive: np.ndarray, weights: np.ndarray, stratum: np.ndarray | None = None) -> np.ndarray:
+    """AUROC where image i counts weights[d, i] times, (D,); score, positive (bool): (n,), weights: (D, n). With a stratum (n,) of each image,
+    over pairs within one stratum. NaN without such a pair."""
+    stratum = np.zeros(len(score), dtype=int) if stratum is None else stratum
+    order = np.lexsort((score, stratum))
+    order = order[~np.isnan(score[order])]
+    if not len(order):
+        return np.full(len(weights), NAN)
+    score, stratum, positive, weights = score[order], stratum[order], positive[order], weights[:, order]
+    new_stratum = np.diff(stratum, prepend=stratum[0] - 1) != 0
+    ties = np.flatnonzero(new_stratum | (np.diff(score, prepend=np.nan) != 0))  # first of each run of equal scores
+    first = np.flatnonzero(new_stratum[ties])[np.cumsum(new_stratum[ties]) - 1]  # of each run's stratum
+    up, down = weights * positive, weights * ~positive
+    if len(ties) < len(score):
+        up, down = np.add.reduceat(up, ties, axis=1), np.add.reduceat(down, ties, axis=1)
+    lower = np.cumsum(down, axis=1) - down
+    ordered = up * (lower - lower[:, first] + down / 2)
+    strata = np.flatnonzero(new_stratum[ties])
+    pairs = np.add.reduceat(up, strata, axis=1) * np.add.reduceat(down, strata, axis=1)
+    with np.errstate(invalid="ignore"):
+        return ordered.sum(axis=1) / pairs.sum(axis=1)
+
+
+def resampled_aurocs(scores: np.ndarray, positive: np.ndarray, stratum: np.ndarray | None = None, draws: int = 2000, seed: int = 0) -> np.ndarray:
+    """AUROC of each of k scores (k, n) when images are drawn again, (draws, k): the same images for all scores, so that their differences are paired."""
+    rng, n = np.random.default_rng(seed), len(positive)
+    found = []
+    for start in range(0, draws, 100):  # in chunks that fit the cache
+        weights = rng.multinomial(n, np.full(n, 1 / n), size=min(100, draws - start)).astype(float)
+        found.append(np.stack([weighted_aurocs(score, positive, weights, stratum) for score in scores], axis=1))
+    return np.concatenate(found)
+
+
+def percentile_interval(drawn: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a statistic from its values on resampled images, NaN left out."""
+    if np.isnan(drawn).all():
+        return NAN, NAN
+    low, high = np.nanpercentile(drawn, [50 * (1 - level), 50 * (1 + level)])
+    return float(low), float(high)
 
 
 def bootstrap(statistic: Callable[..., float], *columns: np.ndarray, draws: int = 2000, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Percentile interval of statistic(*columns) when images, the rows of the columns (n,), are drawn again."""
     rng, n = np.random.default_rng(seed), len(columns[0])
-    drawn = []
-    for _ in range(draws):
-        rows = rng.integers(0, n, n)
-        drawn.append(statistic(*(column[rows] for column in columns)))
-    if np.isnan(drawn).all():
-        return NAN, NAN
-    low, high = np.nanpercentile(drawn, [50 * (1 - level), 50 * (1 + level)])
-    return float(low), float(high)
+    rows = (rng.integers(0, n, n) for _ in range(draws))
+    return percentile_interval(np.array([statistic(*(column[chosen] for column in columns)) for chosen in rows]), level)
 
 
 # ---- peaks ----------------------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.data import Batch
 from pipeline.errors import UserError
+from pipeline.images import Batch
 from pipeline.network import Network
 
 

@@ -23,7 +23,8 @@ from pipeline.store import save_atomically
 class TrainOptions:
     """seed: start weights, order, crops and dropout; start: a checkpoint to start from instead; lr: peak of the cycle; warmup: share of the steps before the peak;
     sizes, epochs: image side in pixels and number of epochs of each stage (small images are cheap, the last stage decides);
-    crop: pixels of reflected border from which crops are cut; bf16: bfloat16 autocast; save_every: seconds between checkpoints."""
+    crop: pixels of reflected border from which crops are cut; bf16: bfloat16 autocast; test_every: epochs between measurements of accuracy
+    (the last epoch has one); save_every: seconds between checkpoints."""
 
     seed: int
     start: str | None
@@ -38,11 +39,12 @@ class TrainOptions:
     crop: int
     flip: bool
     bf16: bool
+    test_every: int
     save_every: float
 
     def __post_init__(self):
-        if len(self.sizes) != len(self.epochs) or not self.epochs or min(*self.epochs, *self.sizes, self.batch_size) < 1:
-            raise ValueError("sizes and epochs must be lists of one length, and they and batch_size at least 1")
+        if len(self.sizes) != len(self.epochs) or not self.epochs or min(*self.epochs, *self.sizes, self.batch_size, self.test_every) < 1:
+            raise ValueError("sizes and epochs must be lists of one length, and they, batch_size and test_every at least 1")
         if not 0 < self.warmup < 1:
             raise ValueError(f"warmup must lie between 0 and 1, not {self.warmup}")
 
@@ -166,7 +168,8 @@ def train(
             raise FloatingPointError(f"the loss is not finite in epoch {epoch + 1}; lower train.lr")
         now = time.monotonic()
         if (step + 1) % per_epoch == 0:
-            test_accuracy = accuracy(model, test, options.bf16)
+            measured = (epoch + 1) % options.test_every == 0 or step + 1 == steps
+            test_accuracy = accuracy(model, test, options.bf16) if measured else math.nan
             seconds += time.monotonic() - tick
             rows.append(
                 {"epoch": epoch + 1, "loss": loss_sum / per_epoch, "accuracy": test_accuracy, "lr": optimizer.param_groups[0]["lr"], "seconds": seconds}

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.data import Preprocessing
 from pipeline.drawing import calibrate, randomise
 from pipeline.errors import UserError
+from pipeline.images import Preprocessing
 from pipeline.laws import (
     Anisotropic,
     BatchNormReset,
@@ -154,6 +154,37 @@ class Checkpoint:
         return network
 
 
+@dataclass(frozen=True)
+class Trained:
+    """Weights that this program trains first: `training` holds the settings of experiment=train for this model, as on the command line."""
+
+    training: str
+
+
+@dataclass(frozen=True)
+class TrainedBy(Trained):
+    """The same with the cell (cell.Cell) that trains, and the file that it leaves: the runner sees to it that it is there."""
+
+    cell: Any
+    file: Path | None = None
+
+    @property
+    def seeded(self) -> bool:
+        return False
+
+    def identity(self) -> dict[str, Any]:
+        return {"training": self.cell.key}
+
+    def describe(self) -> dict[str, Any]:
+        return {"training": self.training, **self.cell.describe()}
+
+    def fingerprint(self) -> str | None:
+        return file_hash(self.file) if self.file else None
+
+    def network(self, model, seed: int, dtype: torch.dtype) -> Network:
+        return Checkpoint(str(self.file), []).network(model, seed, dtype)
+
+
 def named_layers(network: Network, wanted: Iterable[str]) -> list[int]:
     """Numbers of the layers with these names or module paths. Raises UserError for a name that is none."""
     numbers = {name: n for n, op in enumerate(network.layers, start=1) for name in (op.where, network.names[n - 1])}
@@ -166,6 +197,7 @@ def named_layers(network: Network, wanted: Iterable[str]) -> list[int]:
 WEIGHTS: dict[str, Callable[..., Any]] = {
     "pretrained": Pretrained,
     "checkpoint": Checkpoint,
+    "trained": Trained,
     "gaussian": Gaussian,
     "ring": Ring,
     "uniform": Uniform,

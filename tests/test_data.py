@@ -8,8 +8,9 @@ import torch
 import torchvision
 from PIL import Image
 
-from pipeline.data import Cifar10, Folder, ImageNet, OnError, PackagedSamples, load_batches
+from pipeline.data import Cifar10, Folder, ImageNet, PackagedSamples
 from pipeline.errors import UserError
+from pipeline.images import OnError, load_batches
 from pipeline.models import Torchvision, Vgg16Cifar
 from tests import tiny
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from pipeline.api import rule
-from pipeline.data import Batch
 from pipeline.errors import UserError
 from pipeline.experiments.extremes import Options, SeedWith, run, select
+from pipeline.images import Batch
 from pipeline.metrics import alignment
 from pipeline.network import Network, trace
 from pipeline.rules import Rule

@@ -12,10 +12,10 @@ from torch import nn
 
 from pipeline import cli
 from pipeline.api import rule
-from pipeline.data import Batch
 from pipeline.errors import UserError
 from pipeline.experiments import failure
 from pipeline.figures import fig7, maps, save, style
+from pipeline.images import Batch
 from pipeline.metrics import alignment
 from pipeline.models import Own
 from pipeline.network import trace

@@ -1,4 +1,4 @@
-"""KIS (20) and its experiment against a literal transcription that shares no code with them, statistics against their definitions."""
+"""KIS (20) and its experiment against a literal transcription that shares no code with them."""
 
 from dataclasses import dataclass, replace
 
@@ -10,14 +10,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.api import rule
-from pipeline.data import CIFAR10_MEAN, CIFAR10_STD, Batch, ImageSet, OnError, Preprocessing
+from pipeline.data import CIFAR10_MEAN, CIFAR10_STD
 from pipeline.errors import UserError
 from pipeline.experiments.kis import COLUMNS, INPUTS, Fill, Options, Score, random_network, run
+from pipeline.images import Batch, ImageSet, OnError, Preprocessing
 from pipeline.metrics import Rescale, kis
 from pipeline.models import Own
 from pipeline.network import Network, trace
 from pipeline.nullmaps import blur, edges, noise
-from pipeline.statistics import LOW, STEP, auroc, auroc_within, bootstrap, density, dip, silverman, valley
 from pipeline.targets import Target
 from tests import tiny
 from tests.models import GuidedRelu
@@ -328,121 +328,3 @@ def test_command_line(cell, tmp_path):
     np.testing.assert_allclose(external["s_own"], gradient["s_own"], rtol=1e-3, atol=1e-4)
     ended = cell("experiment=kis", "kis.inputs=[edges]")
     assert ended.code == 1 and "edges is none of them" in ended.complaint
-
-
-# ---- AUROC -----------------------------------------------------------------------------------------------------------
-
-
-def pair_share(score, positive) -> tuple[float, float, int]:
-    """AUROC and DeLong's variance by their definitions, over all pairs."""
-    up, down = [s for s, p in zip(score, positive, strict=True) if p], [s for s, p in zip(score, positive, strict=True) if not p]
-    wins = np.array([[1.0 if u > d else 0.5 if u == d else 0.0 for d in down] for u in up])
-    variance = np.var(wins.mean(1), ddof=1) / len(up) + np.var(wins.mean(0), ddof=1) / len(down)
-    return wins.mean(), variance, wins.size
-
-
-@pytest.mark.parametrize("decimals", [0, 1, 9])  # many ties, some, none
-def test_auroc_is_the_share_of_ordered_pairs(decimals):
-    rng = np.random.default_rng(decimals)
-    positive = rng.random(150) < 0.7
-    score = (rng.normal(size=150) + positive).round(decimals)
-    found, (value, variance, _) = auroc(np.append(score, np.nan), np.append(positive, True)), pair_share(score, positive)
-    assert np.isclose(found.value, value, atol=1e-12) and np.isclose(found.variance, variance, atol=1e-12)
-    assert (found.positives, found.negatives) == (positive.sum(), (~positive).sum())
-    low, high = found.interval()
-    assert np.isclose(high - low, 2 * 1.959964 * variance**0.5) and found.interval(0.9)[0] > low
-
-
-def test_auroc_of_one_class_is_none():
-    assert np.isnan(auroc(np.arange(3.0), np.ones(3)).value)
-    alone = auroc(np.arange(3.0), np.array([0, 0, 1]))
-    assert alone.value == 1 and np.isnan(alone.variance)
-
-
-def test_delong_and_the_bootstrap_cover():
-    """True AUROC .70: normals .7416 apart. 75 right and 25 wrong of 100."""
-    rng, positive, hits, widths = np.random.default_rng(0), np.arange(300) >= 75, 0, []
-    for trial in range(400):
-        score = rng.normal(size=300) + 0.74161 * positive
-        low, high = auroc(score, positive).interval()
-        hits += low <= 0.7 <= high
-        if trial < 3:
-            widths.append(np.subtract(*bootstrap(lambda s, p: auroc(s, p).value, score, positive, draws=400)[::-1]) / (high - low))
-    assert 0.92 <= hits / 400 <= 0.975 and np.allclose(widths, 1, atol=0.2)
-
-
-def test_auroc_given_the_margin():
-    rng = np.random.default_rng(3)
-    margin, positive = rng.exponential(size=400), rng.random(400) < 0.6
-    score = margin.round(1) + positive * 0.3
-    order = sorted(range(400), key=lambda i: margin[i])
-    wins = pairs = 0.0
-    for at in range(0, 400, 20):
-        some = order[at : at + 20]
-        value, _, count = pair_share(score[some], positive[some])
-        wins, pairs = wins + value * count, pairs + count
-    assert np.isclose(auroc_within(score, positive, margin), wins / pairs)
-    big, chance = rng.exponential(size=20000), rng.random(20000)
-    right = chance < 1 - np.exp(-2 * big)
-    assert auroc(big, right).value > 0.75 and abs(auroc_within(big, right, big) - 0.5) < 0.05  # the margin says nothing beyond itself
-    assert np.isnan(auroc_within(np.ones(3), np.ones(3), np.arange(3)))
-
-
-# ---- peaks -----------------------------------------------------------------------------------------------------------
-
-
-def mixture(share: float, n: int, seed: int, right: float = 0.6, left: float = -0.5, sd: float = 0.25) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return np.where(rng.random(n) < share, right, left) + sd * rng.normal(size=n)
-
-
-def test_density_is_the_sum_of_kernels():
-    values = np.append(mixture(0.7, 300, 0), [-20.0, -3.1, 1.05])  # some beyond the grid
-    width = silverman(values)
-    assert np.isclose(width, 0.9 * min(values.std(ddof=1), np.subtract(*np.percentile(values, [75, 25])) / 1.34) * 303**-0.2)
-    grid, f = density(values, width)
-    assert np.isclose(grid[0], LOW - STEP) and np.isclose(grid[-1], 1 + STEP)
-    slow = [sum(np.exp(-((x - v) ** 2) / 2 / width**2) for v in values) / 303 / width / np.sqrt(2 * np.pi) for x in grid[::40]]
-    np.testing.assert_allclose(f[::40], slow, atol=1e-3)
-
-
-@pytest.mark.parametrize("n", [900, 10000])
-@pytest.mark.parametrize("share", [0.5, 0.85])
-def test_two_planted_peaks_are_found(share, n):
-    found = [valley(mixture(share, n, seed)) for seed in range(20)]
-    assert min(f.v for f in found) > 0.25
-    for f in found:
-        assert abs(f.right - 0.6) < 0.12 and abs(f.left + 0.5) < 0.2 and f.left < f.valley < f.right
-    sd = np.hypot(0.25, silverman(mixture(share, n, 0)))  # the estimate's expectation: each peak as wide as the kernel makes it
-    x = np.linspace(-0.6, 0.7, 1000)
-    f = share * np.exp(-(((x - 0.6) / sd) ** 2) / 2) + (1 - share) * np.exp(-(((x + 0.5) / sd) ** 2) / 2)
-    lower = min(f[x < -0.3].max(), f[x > 0.4].max())
-    assert abs(np.mean([v.v for v in found]) - (1 - f.min() / lower)) < 0.05
-    low, high = bootstrap(lambda s: valley(s).v, mixture(share, n, 0), draws=60)
-    assert 0.1 < low < found[0].v < high
-
-
-NOT_TWO = {
-    "normal": lambda rng, n: 0.2 + 0.3 * rng.normal(size=n), "skewed": lambda rng, n: 0.9 - rng.gamma(2, 0.4, n), "uniform": lambda rng, n: 1.8 * rng.random(n) - 0.9,
-    "plateau": lambda rng, n: 1.2 * rng.random(n) - 0.5 + 0.1 * rng.normal(size=n), "critical": lambda rng, n: np.where(rng.random(n) < 0.5, 0.4, -0.2) + 0.3 * rng.normal(size=n),
-    "two on the right": lambda rng, n: np.where(rng.random(n) < 0.5, 0.8 + 0.07 * rng.normal(size=n), 0.2 + 0.17 * rng.normal(size=n)), "few below 0": lambda rng, n: np.where(np.arange(n) >= 0.062 * n, 0.6 + 0.1 * rng.normal(size=n), 0.05 * rng.normal(size=n) - 0.015),
-    "few on the left": lambda rng, n: np.where(rng.random(n) < 0.97, 0.6, -0.5) + 0.1 * rng.normal(size=n),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("law", NOT_TWO)
-def test_one_peak_is_not_two(law):
-    """No lower end of an interval reaches .1, and where the law has no wiggle at all neither does V."""
-    for seed in range(20):
-        values = NOT_TWO[law](np.random.default_rng(seed), 900)
-        v = valley(values).v
-        assert v < 0.1 or (law in ("uniform", "plateau", "skewed", "critical") and bootstrap(lambda s: valley(s).v, values, draws=60)[0] < 0.1)
-
-
-def test_valley_of_nothing():
-    assert valley(np.full(10, 0.3)).v == 0 and np.isnan(valley(np.full(10, 0.3)).left) and valley(np.array([])).v == 0
-    assert valley(np.append(mixture(0.5, 900, 0), np.nan)) == valley(mixture(0.5, 900, 0))
-
-
-def test_dip_test():
-    assert dip(np.append(mixture(0.5, 900, 0), np.nan))[1] < 0.01 and dip(np.random.default_rng(0).normal(size=900))[1] > 0.3

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pipeline.api import attribute, rule
-from pipeline.data import Cifar10, Folder, OnError, PackagedSamples, load_batches
+from pipeline.data import Cifar10, Folder, PackagedSamples
+from pipeline.images import OnError, load_batches
 from pipeline.laws import BatchNormReset, Gaussian, Part, Scale, Uniform
 from pipeline.metrics import alignment, naive_alignment
 from pipeline.models import Torchvision, Vgg16Cifar

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from pipeline.api import rule
 from pipeline.cli import parse
-from pipeline.data import OnError, PackagedSamples, load_batches
+from pipeline.data import PackagedSamples
 from pipeline.errors import UserError
+from pipeline.images import OnError, load_batches
 from pipeline.models import EfficientNetLite0, Own, ResNet18Cifar, Torchvision, Vgg16Cifar
 from pipeline.network import Network, trace
 from pipeline.oracles import peers

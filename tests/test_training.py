@@ -27,6 +27,7 @@ OPTIONS = TrainOptions(
     crop=2,
     flip=True,
     bf16=False,
+    test_every=1,
     save_every=0.0,
 )
 

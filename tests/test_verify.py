@@ -9,10 +9,10 @@ import torchvision
 from torch import nn
 
 from pipeline import rules, walk
-from pipeline.data import Preprocessing
 from pipeline.errors import UserError
 from pipeline.experiments import verify
 from pipeline.gradients import GRADIENTS
+from pipeline.images import Preprocessing
 from pipeline.network import trace
 from pipeline.oracles import local
 from pipeline.rules import RULES, AlphaBeta, DeconvNet, Gbp, RectGrad

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from pipeline import walk
-from pipeline.data import Batch
 from pipeline.errors import UserError
 from pipeline.external import external_map
+from pipeline.images import Batch
 from pipeline.metrics import Rescale, kis, rescaled
 from pipeline.network import Network, Op, Record
 from pipeline.nullmaps import blur, edges, noise

@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.data import Batch
 from pipeline.errors import UserError
+from pipeline.images import Batch
 from pipeline.metrics import alignment
 from pipeline.network import Network, Record
 from pipeline.rules import Activation, Rule

@@ -18,7 +18,7 @@ from pipeline.weights import traced
 
 
 def run(model: Any, data: Any, options: TrainOptions, work: Path, device: torch.device) -> list[Result]:
-    """epoch, loss, accuracy (of the test split), lr, seconds. Beside the table: model.safetensors, float32, as trained, and
+    """epoch, loss, accuracy (of the test split; missing where not measured), lr, seconds. Beside the table: model.safetensors, float32, as trained, and
     folded.safetensors, half precision, BatchNorm folded, for weights=checkpoint. The manifest's facts hold the accuracy."""
     train, test = (load_split(data, split, model, device) for split in ("train", "test"))
 

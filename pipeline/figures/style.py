@@ -15,6 +15,12 @@ SINGLE, DOUBLE = 3.5, 7.16  # column widths in inches
 COLOURS = {"grad": "#000000", "gbp": "#0072B2", "rectgrad": "#D55E00", "lrp": "#009E73", "dtd": "#56B4E9", "activation": "#CC79A7"}
 MARKS = {"grad": "x", "gbp": "o", "rectgrad": "s", "lrp": "^", "dtd": "v", "activation": "D"}
 LABELS = {"grad": "Gradient", "gbp": "GBP", "rectgrad": "RectGrad", "lrp": r"LRP ($z^+$)", "dtd": "DTD", "activation": "Activation"}
+# Relatives of a rule have its colour, and a line and a mark of their own.
+COLOURS |= {"deconvnet": COLOURS["gbp"], "lrp_epsilon": COLOURS["lrp"], "lrp_alphabeta": COLOURS["lrp"]}
+MARKS |= {"deconvnet": "h", "lrp_epsilon": "<", "lrp_alphabeta": ">"}
+LABELS |= {"deconvnet": "DeconvNet", "lrp_epsilon": r"LRP-$\varepsilon$", "lrp_alphabeta": r"LRP-$\alpha\beta$"}
+RULE_LINES = {**dict.fromkeys(COLOURS, "-"), "deconvnet": "--", "lrp_epsilon": ":", "lrp_alphabeta": "--"}
+
 STATES = {"random": ("-", True), "trained": ("--", False)}  # line style, filled marks
 STATE_COLOURS = {"random": "#444444", "trained": "#E69F00"}
 NULL_LABELS = {"mosaic": "mosaic", "mean_colour": "mean colour", "edges": "edge map", "noise": "random map", "other": "other image", "blur": "blur"}
@@ -40,6 +46,14 @@ PART_LABELS = {
     "all": "all units", "max": "max (largest)", "min": "min (smallest)", "random": "random", "constant_max": "constant on max", "constant_min": "constant on min",
 }  # fmt: skip
 
+# Decisions in Fig. 8: colour and line.
+OUTCOMES = {"correct": ("#228833", "-"), "incorrect": ("#AA3377", "--")}
+INPUT_LABELS = {  # what the network is given in x's place
+    "attribution": "attribution", "insertion": "insertion", "insertion_magnitude": "insertion by magnitude", "edge": "edge map", "noise": "random map",
+    "blur": "blurred x", "other": "another image's map", "runner_up": "runner-up class's map", "random_network": "random network's map",
+}  # fmt: skip
+INPUT_MARKS = {"attribution": ("#000000", "o"), "insertion": ("#66CCEE", "v"), "insertion_magnitude": ("#EE6677", "^")}
+
 
 def use_style() -> None:
     matplotlib.use("Agg")
@@ -51,8 +65,8 @@ def use_style() -> None:
     })  # fmt: skip
 
 
-def panel_title(ax: Axes, letter: str, text: str) -> None:
-    ax.set_title(f"({letter}) {text}" if letter else text, loc="left", pad=4)
+def panel_title(ax: Axes, letter: str, text: str, pad: float = 4) -> None:
+    ax.set_title(f"({letter}) {text}" if letter else text, loc="left", pad=pad)
     sns.despine(ax=ax)
 
 

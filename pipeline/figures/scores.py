@@ -1,0 +1,145 @@
+"""S of (20) as numbers to draw: densities of right and wrong decisions, peaks, AUROC for "classified correctly"."""
+
+# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
+# (pandas types every selection as a frame or a series)
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from pipeline.figures import style
+from pipeline.statistics import bins_of, bootstrap, density, dip, percentile_interval, resampled_aurocs, silverman, valley, weighted_aurocs
+
+MEASURES = ("s_own", "s_fixed")
+LEAST = 30  # images that a density, an interval or an AUROC needs in each group; fewer are marks
+DRAWS = 1000  # of the bootstrap
+THIN = 8  # every eighth point of the density's grid is kept
+NAN = float("nan")
+COLUMNS = ["panel", "series", "input", "measure", "what", "x", "y", "low", "high", "n"]
+
+
+def groups(table: pd.DataFrame, measure: str) -> dict[str, np.ndarray]:
+    """S of the images that are there, of right and of wrong decisions."""
+    there = table[table[measure].notna() & table["correct"].notna()]
+    right = there["correct"].astype(bool)
+    return {"correct": there.loc[right, measure].to_numpy(), "incorrect": there.loc[~right, measure].to_numpy()}
+
+
+def distribution(panel: str, series: str, table: pd.DataFrame, measure: str) -> list[list]:
+    """One input's densities, each of area 1 and Silverman's width, or the values themselves where they are few; how many peaks there are."""
+    labels = [panel, series, table["input"].iloc[0], measure]
+    rows: list[list] = []
+    for group, values in groups(table, measure).items():
+        if len(values) >= LEAST and (width := silverman(values)) > 0:
+            grid, f = (points[1::THIN] for points in density(values, width))
+            rows += [[*labels, group, x, y, NAN, NAN, len(values)] for x, y in zip(grid, f, strict=True)]
+        else:
+            rows += [[*labels, f"{group} image", x, NAN, NAN, NAN, len(values)] for x in values]
+    return rows + peaks(labels, table[measure].dropna().to_numpy())
+
+
+def peaks(labels: Sequence[str], values: np.ndarray) -> list[list]:
+    """Places of the two peaks and the valley between, its depth V with a bootstrap interval, the p of the dip test; all images together."""
+    if len(values) < LEAST:
+        return []
+    found, n = valley(values), len(values)
+    interval = bootstrap(lambda drawn: valley(drawn).v, values, draws=DRAWS // 5)
+    places = {"left peak": found.left, "right peak": found.right, "valley": found.valley}
+    rows = [[*labels, what, x, NAN, NAN, NAN, n] for what, x in places.items()]
+    return [*rows, [*labels, "V", NAN, found.v, *interval, n], [*labels, "dip p", NAN, dip(values)[1], NAN, NAN, n]]
+
+
+def aurocs(panel: str, series: str, table: pd.DataFrame, measure: str, intervals: bool = True) -> list[list]:
+    """What S tells of "classified correctly", by input: AUROC; the same over pairs of images alike in margin; and what the first input's AUROC
+    is above each other's. 95 % bootstrap intervals over images, the same ones for all inputs."""
+    inputs = list(table["input"].unique())
+    about = table[table["correct"].notna()].drop_duplicates("image").set_index("image")
+    right, margin = about["correct"].astype(bool).to_numpy(), about["margin"].to_numpy()
+    if min(right.sum(), (~right).sum()) < LEAST:
+        return []
+    scores = table.pivot(index="image", columns="input", values=measure).loc[about.index, inputs].to_numpy(dtype=float).T
+    ones, bins = np.ones((1, len(right))), bins_of(margin)
+    rows: list[list] = []
+    for what, stratum in (("auroc", None), ("auroc within margin", bins)):
+        values = [float(weighted_aurocs(score, right, ones, stratum)[0]) for score in scores]
+        drawn = resampled_aurocs(scores, right, stratum, DRAWS) if intervals else np.full((1, len(inputs)), NAN)
+        for i, name in enumerate(inputs):
+            rows.append([panel, series, name, measure, what, NAN, values[i], *percentile_interval(drawn[:, i]), len(right)])
+            if stratum is None and i:
+                rows.append(
+                    [panel, series, name, measure, "first - this", NAN, values[0] - values[i], *percentile_interval(drawn[:, 0] - drawn[:, i]), len(right)]
+                )
+    return rows
+
+
+# ---- what captions say -----------------------------------------------------------------------------------------------
+
+
+def networks(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """A table per network: of one width, and trained in one way or read from one file."""
+    known = [column for column in ("model", "model.width", "weights.training", "weights.path") if column in table]
+    return [part for _, part in table.groupby(known, dropna=False)]
+
+
+def network_text(table: pd.DataFrame, brief: bool = False) -> str:
+    """Which network on which images, how many, how many of them right; brief: what tells it from others."""
+    row, images = table.iloc[0], table.drop_duplicates("image")
+    known = images["correct"].notna()
+    right = f"{images.loc[known, 'correct'].mean() * 100:.2f} % right" if known.any() else "labels unknown"
+    weights = next((str(row[k]) for k in ("weights.training", "weights.path", "weights.enum") if isinstance(row.get(k), str)), "")
+    width = row.get("model.width", NAN)
+    wide = f"width {width:.0f}" if np.isfinite(width) else ""
+    if brief:
+        seed = re.search(r"train\.seed=\d+", weights)
+        return f"{' '.join([wide, seed[0] if seed else weights]).strip()} ({right})"
+    return f"{row['model']} {wide}{', ' if wide else ''}{row['weights']} ({weights}), on {len(images):,} images of {row['data']}, {right}"
+
+
+def missing_text(table: pd.DataFrame) -> str:
+    """How many S are missing and why."""
+    counts = table.loc[table["missing"] != "", "missing"].value_counts()
+    return f"{', '.join(f'{n} ({why})' for why, n in counts.items()) or 0} of {len(table):,}"
+
+
+# ---- drawing ---------------------------------------------------------------------------------------------------------
+
+
+def draw_distribution(ax: Axes, part: pd.DataFrame) -> None:
+    """Densities of right and wrong, or marks for single images; triangles at the two peaks; AUROC, V and the dip test in words."""
+    for i, (group, (colour, line)) in enumerate(style.OUTCOMES.items()):
+        points = part[part["what"] == group]
+        if len(points):
+            sns.lineplot(data=points, x="x", y="y", ax=ax, color=colour, linestyle=line, errorbar=None, legend=False)
+            ax.fill_between(points["x"], 0, points["y"], color=colour, alpha=0.12, linewidth=0)
+        single = part[part["what"] == f"{group} image"]
+        ax.plot(single["x"], np.full(len(single), 0.15 + 0.2 * i), "|", color=colour, markersize=7, transform=ax.get_xaxis_transform())
+    found = part.set_index("what")
+    for peak in ("left peak", "right peak"):
+        if peak in found.index and np.isfinite(place := found.at[peak, "x"]):
+            ax.plot([place], [0.0], marker=6, markersize=5, color="#000000", clip_on=False, zorder=5)
+    said = [f"AUROC {interval_text(found.loc['auroc'])}"] if "auroc" in found.index else []
+    if "V" in found.index:
+        p = found.at["dip p", "y"]
+        said += [f"V {interval_text(found.loc['V'])}", f"dip p {'< .001' if p < 0.001 else f'{p:.3f}'.replace('0.', '.', 1)}"]
+    count = [f"{part.loc[part['what'].isin([group, f'{group} image']), 'n'].max():.0f} {group}" for group in style.OUTCOMES]
+    ax.text(0, 1.015, "   ".join(said or count), transform=ax.transAxes, va="bottom", ha="left", fontsize=5.8, color="#333333")
+    ax.axvline(0, color="#888888", linewidth=0.5, zorder=0)
+    ax.set(xlabel="", ylabel="", yticks=[])
+
+
+def interval_text(row: pd.Series) -> str:
+    short = lambda value: f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"  # noqa: E731
+    return short(row["y"]) + (f" [{short(row['low'])}, {short(row['high'])}]" if np.isfinite(row["low"]) else "")
+
+
+def sides(numbers: pd.DataFrame) -> tuple[float, float]:
+    """Where the densities end to the left, on [-3, 1]: where all of them are below a hundredth of their peak."""
+    dense = numbers[numbers["what"].isin(style.OUTCOMES)]
+    tall = dense[dense["y"] > 0.01 * dense.groupby(["panel", "series", "input", "measure", "what"])["y"].transform("max")]
+    single = numbers.loc[numbers["what"].isin([f"{group} image" for group in style.OUTCOMES]), "x"]
+    low = min(tall["x"].min() if len(tall) else 0.0, single.min() if len(single) else 0.0, -0.5)
+    return max(-3.0, low - 0.05), 1.03

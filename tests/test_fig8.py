@@ -1,0 +1,133 @@
+"""Fig. 8 and its companion: what they draw from planted tables, and from nothing."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.figures import fig8, kis, save, scores, style
+from pipeline.statistics import auroc, auroc_within
+from tests import tiny
+from tests.pages import check_texts
+
+N, WRONG = 400, 80
+NETWORK = {"model": "resnet18_cifar", "model.width": 8, "weights": "trained", "data": "digits", "rule": "gbp", "explained": "decision"}
+
+
+def table(inputs, seed: int = 0, gap: float = 0.5, n: int = N, wrong: int = WRONG, **more) -> pd.DataFrame:
+    """s_own has peaks at -.6 and .6, lower by `gap` where wrong; s_fixed has one peak and tells nothing; two are missing per input."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for name in inputs:
+        correct = np.arange(n) >= wrong
+        s = np.where(rng.random(n) < 0.5, 0.6, -0.6) + 0.15 * rng.normal(size=n) - gap * ~correct
+        part = pd.DataFrame({"image": [f"i{i}" for i in range(n)], "input": name, "correct": correct, "s_own": s, "s_fixed": 0.2 * rng.normal(size=n),
+                             "margin": rng.exponential(size=n), "missing": ""})  # fmt: skip
+        part.loc[[5, n - 5], ["s_own", "s_fixed", "missing"]] = [np.nan, np.nan, "constant map"]
+        rows.append(part)
+    return pd.concat(rows, ignore_index=True).astype({"correct": "boolean"}).assign(**{**NETWORK, "weights.training": "data=digits train.seed=100", **more})
+
+
+def tables(name: str) -> dict[str, pd.DataFrame]:
+    every = list(style.INPUT_LABELS)
+    if name == "fig8":
+        others = pd.concat([table(every, s, 0.2, **{"weights.training": f"data=digits train.seed={s}"}) for s in (101, 102)])
+        imagenet = table(
+            fig8.PANELS, 3, n=20, wrong=4, **{"model": "efficientnet_lite0", "model.width": np.nan, "weights.training": np.nan, "weights.enum": "DEFAULT"}
+        )
+        return {"main": table(every), "others": others, "imagenet": imagenet}
+    two = fig8.PANELS[1:]
+    return {
+        "rules": pd.concat([table(fig8.PANELS, i, rule=rule) for i, rule in enumerate(("grad", "gbp", "rectgrad", "lrp", "deconvnet", "lrp_epsilon", "lrp_alphabeta"))]),
+        "label": table(fig8.PANELS, 1, gap=0.1), "element": table(two, 8), "black": table(two, 9),
+        "rescale": pd.concat([table(fig8.PANELS[:1], 2, **{"experiment.rescale": how}) for how in ("percentile", "contrast")]),
+        "removed": pd.concat([table(two, 3, share, **{"experiment.removed": share}) for share in (0.1, 0.5, 0.9)]),
+    }  # fmt: skip
+
+
+def test_fig8_numbers():
+    drawn_from, numbers = tables("fig8"), fig8.numbers(tables("fig8"))
+    main = numbers[numbers["panel"] == "main"]
+
+    def found(name: str, measure: str, what: str) -> pd.DataFrame:
+        return main[(main["input"] == name) & (main["measure"] == measure) & (main["what"] == what)]
+
+    def at(what: str, measure: str = "s_own", name: str = "attribution") -> pd.Series:
+        (row,) = [row for _, row in found(name, measure, what).iterrows()]
+        return row
+
+    for name in style.INPUT_LABELS:
+        own = drawn_from["main"][drawn_from["main"]["input"] == name].dropna(subset="s_own")
+        score, right, margin = own["s_own"].to_numpy(), own["correct"].to_numpy(bool), own["margin"].to_numpy()
+        row = at("auroc", name=name)
+        assert np.isclose(row["y"], auroc(score, right).value)
+        np.testing.assert_allclose([row["low"], row["high"]], auroc(score, right).interval(), atol=0.02)
+        assert np.isclose(at("auroc within margin", name=name)["y"], auroc_within(score, right, margin), atol=0.02)
+        assert abs(at("auroc", "s_fixed", name)["y"] - 0.5) < 0.12
+        if name != "attribution":
+            difference = at("first - this", name=name)
+            assert np.isclose(difference["y"], at("auroc")["y"] - row["y"]) and difference["low"] < difference["y"] < difference["high"]
+    assert abs(at("left peak")["x"] + 0.65) < 0.15 and abs(at("right peak")["x"] - 0.58) < 0.1 and at("V")["low"] > 0.5 and at("dip p")["y"] < 0.01
+    assert at("V", "s_fixed")["y"] < 0.1 and at("dip p", "s_fixed")["y"] > 0.3
+    for group, n in (("correct", N - WRONG - 1), ("incorrect", WRONG - 1)):
+        curve = found("attribution", "s_own", group)
+        assert (curve["n"] == n).all() and np.isclose(curve["y"].sum() * np.diff(curve["x"])[0], 1, atol=0.02)  # a density
+    others = numbers[(numbers["panel"] == "others") & (numbers["what"] == "auroc") & (numbers["measure"] == "s_own")]
+    assert list(others["series"].unique()) == ["other 1", "other 2"] and len(others) == 2 * len(style.INPUT_LABELS)
+    few = numbers[(numbers["panel"] == "imagenet") & (numbers["input"] == "attribution")]
+    assert few["what"].value_counts().to_dict() == {"correct image": 14, "incorrect image": 4} and "auroc" not in set(few["what"])
+    text = fig8.caption(drawn_from, "demo")
+    assert "80.00 % right" in text and "train.seed=102" in text and "Missing S: 18 (constant map) of 3,600" in text
+
+
+def test_kis_numbers():
+    drawn_from, numbers = tables("kis"), kis.numbers(tables("kis"))
+    assert set(numbers.query("panel == 'b'")["series"]) == set(drawn_from["rules"]["rule"])
+    assert list(numbers.query("panel == 'c'")["series"].unique()) == [
+        "as in Fig. 8",
+        "class: label",
+        "map by contrast",
+        "map by percentile",
+        "scores by channel",
+        "black for zero",
+    ]
+    by_share = numbers.query("panel == 'd' and measure == 's_own' and input == 'insertion'").set_index("x")["y"]
+    assert list(by_share.index) == [0.1, 0.5, 0.9] and by_share.is_monotonic_increasing and by_share[0.9] > by_share[0.1] + 0.1
+    one = drawn_from["label"][drawn_from["label"]["input"] == "insertion"].dropna(subset="s_own")
+    shown = numbers.query("panel == 'c' and series == 'class: label' and input == 'insertion' and measure == 's_own'")["y"].item()
+    assert np.isclose(shown, auroc(one["s_own"].to_numpy(), one["correct"].to_numpy(bool)).value)
+
+
+@pytest.mark.parametrize("module", [fig8, kis], ids=["fig8", "kis"])
+def test_files_and_texts(module, tmp_path):
+    name = module.__name__.rsplit(".", 1)[1]
+    pdf = save(module, name, tables(name), "demo", tmp_path)
+    data = pdf.read_bytes()
+    assert len(data) < 2 * 2**20 and b"/Type3" not in data
+    pd.testing.assert_frame_equal(pd.read_csv(pdf.with_suffix(".csv")), module.numbers(tables(name)), check_dtype=False)
+    figure = module.draw(module.numbers(tables(name)), module.caption(tables(name), "demo"))
+    check_texts(figure)
+    assert abs(figure.get_size_inches()[0] - style.DOUBLE) < 0.01
+    style.close(figure)
+
+
+def test_all_right_or_all_equal_leaves_no_auroc():
+    right = table(["attribution"], wrong=0)
+    assert scores.aurocs("main", "main", right, "s_own") == []
+    same = table(["attribution"]).assign(s_own=0.25)
+    rows = pd.DataFrame(scores.distribution("main", "main", same, "s_own"), columns=scores.COLUMNS)
+    assert set(rows["what"]) >= {"correct image", "incorrect image"} and rows.set_index("what").at["V", "y"] == 0
+
+
+def test_fig8_from_nothing(run, tmp_path):
+    """Trains its networks first, of the model and on the data that are asked for."""
+    small = ["digits.training=1600", "data.limit=20", "train.epochs=[1]", "train.batch_size=200", "train.sizes=[16]"]
+    ended = run("figure=fig8", *tiny.OWN, "model.resize=32", "model.crop=32", "model.call=tests.test_fig8:network", "data=digits", *small)
+    assert ended.code == 0, ended.err
+    trained = sorted((tmp_path / "outputs" / "results" / "train").glob("*/table.parquet"))
+    assert len(trained) == 3 and set(pd.read_csv(ended.made[0])["panel"]) == {"main", "imagenet"}  # too few for an AUROC of the others
+
+
+def network():
+    from torch import nn
+
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
