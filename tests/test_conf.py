@@ -22,6 +22,7 @@ NEEDED = {
     "folder": "data.root=.",
     "own": "model.call=tests.tiny:network",
     "external": "rule.call=tests.tiny:mean_gradient",
+    "trained": "weights.training='data=digits'",
 }
 
 

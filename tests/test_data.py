@@ -8,7 +8,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from pipeline.data import Cifar10, Folder, ImageNet, PackagedSamples
+from pipeline.data import Cifar10, Digits, Folder, ImageNet, PackagedSamples
 from pipeline.errors import UserError
 from pipeline.images import OnError, load_batches
 from pipeline.models import Torchvision, Vgg16Cifar
@@ -148,3 +148,22 @@ def test_batches_are_in_order_and_the_same_with_workers(tmp_path, workers):
     pixels = torch.from_numpy(np.asarray(images.load(4)).copy()).permute(2, 0, 1) / 255
     mean, std = torch.tensor(Vgg16Cifar(10, False, 0.0).preprocessing().mean), torch.tensor(Vgg16Cifar(10, False, 0.0).preprocessing().std)
     torch.testing.assert_close(batches[1].x[1], (pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+
+
+def test_digits_are_scikit_learns_split_without_overlap():
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    digits = Digits(**ALL, training=150)
+    train, test = digits.images("train"), digits.images("test")
+    assert len(train) == 150 and len(train) + len(test) == 1797 and not set(train.names) & set(test.names)
+    for images in (train, test):
+        for i in (0, 7, 100):
+            number = int(images.names[i].split("/")[1])
+            shown = np.asarray(images.load(i))
+            assert images.labels[i] == labels[number] and shown.shape == (32, 32, 3) and (shown == shown[..., :1]).all()
+            blocks = shown[..., 0].reshape(8, 4, 8, 4).mean((1, 3)) * 16 / 255
+            assert np.corrcoef(blocks.ravel(), pixels[number])[0, 1] > 0.95 and abs(blocks.mean() - pixels[number].mean()) < 0.5
+    assert len(set(train.labels)) == 10 and Digits(**ALL, training=20).images("train").names == train.names[:20]
+    with pytest.raises(UserError, match="leave some of the 1797"):
+        Digits(**ALL, training=1797).images()

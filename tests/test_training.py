@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pandas as pd
@@ -133,3 +134,60 @@ def test_experiment_train_makes_a_checkpoint_that_the_walk_reads(run, tmp_path):
     first, second = (safetensors.torch.load_file(folder / "model.safetensors") for folder in (made, still.made[-1].parent))
     assert all(torch.allclose(first[k], second[k], atol=1e-6) for k in first)
     assert "no checkpoint at train.start=nowhere.pt" in run(*args, *settings, "train.start=nowhere.pt").complaint
+
+
+DIGITS = [
+    *tiny.OWN,
+    "model.call=tests.tiny:network",
+    "model.resize=32",
+    "model.crop=32",
+    "model.call=tests.test_training:of_digits",
+    "data=digits",
+    "data.limit=6",
+]
+
+
+def of_digits():
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(128, 10))
+
+
+def test_weights_that_the_program_trains_first(run, tmp_path):
+    """Trained once, whatever is measured on them; equal to their file; a changed file is noticed."""
+    quick = "train.epochs=[1] train.sizes=[16] train.batch_size=50"
+    trained = ["weights=trained", f"weights.training='data=digits {quick}'"]
+    first = run(*DIGITS, "digits.training=1500", *trained, "experiment=kis")
+    assert first.code == 0, first.err
+    (folder,) = (tmp_path / "outputs" / "results" / "train").glob("[0-9a-f]*")
+    made = (folder / "folded.safetensors").stat().st_mtime_ns
+    alone = run(*DIGITS[:-1], "experiment=train", "digits.training=1500", *quick.split())
+    assert alone.made[-1].parent == folder, "the cell of experiment=train itself, on all training images"
+    other = run(*DIGITS, "digits.training=1500", *trained, "experiment=kis", "rule=lrp", "run.force=true")
+    assert other.code == 0 and (folder / "folded.safetensors").stat().st_mtime_ns == made
+    by_file = run(*DIGITS, "digits.training=1500", "weights=checkpoint", f"weights.path={folder / 'folded.safetensors'}", "experiment=kis")
+    assert by_file.made[-1] != first.made[-1]
+    pd.testing.assert_frame_equal(pd.read_parquet(first.made[-1]), pd.read_parquet(by_file.made[-1]))
+    elsewhere = run(*DIGITS, "digits.training=1500", "weights=trained", f"weights.training='data=digits {quick} train.seed=7'", "experiment=kis")
+    assert elsewhere.made[-1] != first.made[-1] and len(list(folder.parent.glob("[0-9a-f]*"))) == 2
+    shutil.rmtree(folder)  # results that were copied from elsewhere without their networks
+    assert run(*DIGITS, "digits.training=1500", *trained, "experiment=kis").made == first.made and not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "training, complaint",
+    [
+        ("train.epochs=[1]", "lacks data=..."),
+        ("data=digits model.width=16", "sets model.width"),
+        ("data=digits train.epoch=3", "experiment=train has no setting 'epoch'; did you mean epochs?"),
+        ("data=nosuch", "data has no option 'nosuch'"),
+    ],
+)
+def test_trainings_that_can_not_be(run, training, complaint):
+    ended = run(*DIGITS, "weights=trained", f"weights.training='{training}'", "experiment=kis")
+    assert ended.code == 1 and complaint in ended.complaint
+
+
+def test_accuracy_is_measured_as_often_as_asked(tmp_path):
+    build, data = lambda: tiny.network(batch_norm=True), labelled(64, 0)
+    every, seldom = (train(build, data, data, replace(OPTIONS, test_every=n), tmp_path / f"{n}.pt", until(None)) for n in (1, 4))
+    assert [math.isnan(row["accuracy"]) for row in seldom[1]] == [True, True, True, False, True, False]
+    assert seldom[1][-1]["accuracy"] == every[1][-1]["accuracy"] and torch.equal(every[0][0].weight, seldom[0][0].weight)
