@@ -80,7 +80,7 @@ class Cell:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What determines the table and nothing else, as plain data."""
-        found: dict[str, Any] = {"experiment": self.experiment.name, "version": self.spec.version, "options": asdict(self.experiment.value)}
+        found: dict[str, Any] = {"experiment": self.experiment.name, "version": self.spec.version, "options": options_of(self.experiment.value)}
         for need in self.spec.needs:
             found |= PARTS.get(need, lambda cell: {})(self)
         return json.loads(json.dumps(found, default=plain))
@@ -104,6 +104,11 @@ class Cell:
         groups = {name: getattr(self, name) for name in ("experiment", "model", "weights", "rule", "data")}
         settings = {name: choice.describe() for name, choice in groups.items()}
         return json.loads(json.dumps({**settings, "seed": self.seed, "dtype": self.dtype, "target": self.target}, default=plain))
+
+
+def options_of(options: Any) -> dict[str, Any]:
+    """Of an experiment's options those that can change its table."""
+    return {name: value for name, value in asdict(options).items() if name not in getattr(options, "CHANGE_NOTHING", ())}
 
 
 def network_parts(cell: Cell) -> dict[str, Any]:
@@ -144,7 +149,8 @@ def digest(identity: Mapping[str, Any]) -> str:
 
 
 def points(sweep: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A rectangular product: {rule: [gbp, lrp], seed: [0, 1], weights: ring} -> four dicts of overrides. `with` holds more of them."""
-    axes = {**dict(sweep.get("with") or {}), **{k: v for k, v in sweep.items() if k != "with"}}
+    """A rectangular product: {rule: [gbp, lrp], seed: [0, 1], weights: ring} -> four dicts of overrides. `with` holds more of them,
+    `keeps` none."""
+    axes = {**dict(sweep.get("with") or {}), **{k: v for k, v in sweep.items() if k not in ("with", "keeps")}}
     values = [[str(v) for v in value] if isinstance(value, list | tuple) else [str(value)] for value in axes.values()]
     return [dict(zip(axes, point, strict=True)) for point in itertools.product(*values)]

@@ -90,7 +90,8 @@ class Profile:
 
 @dataclass(frozen=True)
 class Sweeps:
-    """A figure's cells: sweeps by name, each a rectangular product of overrides."""
+    """A figure's cells: sweeps by name, each a rectangular product of overrides; `with`: more of them; `keeps`: groups (model, data, ...) whose
+    choice here stays, whatever the user chooses for the figure."""
 
     sweeps: dict[str, dict[str, Any]]
 
@@ -129,8 +130,16 @@ def parse_cell(cfg: DictConfig, choices: Mapping[str, Any]) -> Cell:
 
 def trained_by(training: str, cfg: DictConfig, parsed: Mapping[str, Choice]) -> TrainedBy:
     """weights=trained with the cell that trains: of the same model, with BatchNorm if it has any, on all training images of a data set;
-    where that is the cell's own data set, it lies in the same place and is split in the same way."""
-    overrides = shlex.split(training)
+    where that is the cell's own data set, it lies in the same place and is split in the same way. Settings such as train.lr=0.05 on the
+    command line reach it."""
+    try:
+        overrides = shlex.split(training)
+    except ValueError as error:
+        raise UserError(f"weights.training='{training}' can't be read ({str(error).lower()}); write it as on the command line") from None
+    scoped: dict[str, Any] = OmegaConf.to_container(cfg.scoped)  # type: ignore[assignment]
+    outer = [f"train.{k}={v}" for k, v in scoped.get("train", {}).items()]
+    chosen = {f.name for f in dataclasses.fields(Selection)}  # which images: the training takes all
+    places = [f"{name}.{k}={quoted(v)}" for name in DATA.keys() & scoped.keys() for k, v in scoped[name].items() if k not in chosen]
     keys = [o.split("=", 1)[0] for o in overrides]
     refused = [key for key in keys if key.split(".")[0] not in ("data", *DATA, "train")]
     if refused or "data" not in keys:
@@ -138,18 +147,21 @@ def trained_by(training: str, cfg: DictConfig, parsed: Mapping[str, Choice]) -> 
             f"weights.training='{training}' {f'sets {refused[0]}' if refused else 'lacks data=...'}; it takes data=..., and settings of data and of experiment=train, "
             "such as 'data=digits train.epochs=[30]'"
         )
-    inner, choices = composed(["experiment=train", *(SCOPED.sub(r"+scoped.\1.\2", o) for o in overrides)])
-    for name, settings in cfg.scoped.items():  # cifar10.root=... on the command line concerns this too
-        if name in ("train", *DATA):
-            OmegaConf.update(inner, f"scoped.{name}", settings, force_add=True)
-    cell = parse_cell(inner, choices)
+    if "train.seed" in keys and any(o.startswith("train.seed=") for o in outer):
+        raise UserError("train.seed is given twice, also in weights.training, which names one network by it; change it there")
+    cell = parse_cell(*composed(["experiment=train", *(SCOPED.sub(r"++scoped.\1.\2", o) for o in [*places, *overrides, *outer])]))
     model, data, own = parsed["model"], cell.data.value, parsed["data"].value
     if hasattr(model.value, "batch_norm"):
         model = replace(model, value=replace(model.value, batch_norm=True))
     if cell.data.name == parsed["data"].name:
-        place = {f.name for f in dataclasses.fields(own)} - {f.name for f in dataclasses.fields(Selection)}
-        data = replace(data, **{name: getattr(own, name) for name in place if f"data.{name}" not in keys})
-    return TrainedBy(training, replace(cell, model=model, data=replace(cell.data, value=data)))
+        own_fields = {f.name for f in dataclasses.fields(own)} - chosen
+        data = replace(data, **{k: getattr(own, k) for k in own_fields if not {f"data.{k}", f"{cell.data.name}.{k}"} & set(keys)})
+    return TrainedBy(" ".join([training, *outer]), replace(cell, model=model, data=replace(cell.data, value=data)))
+
+
+def quoted(value: Any) -> str:
+    """As Hydra reads it: a path may hold spaces and equals signs."""
+    return "'" + value.replace("'", "\\'") + "'" if isinstance(value, str) else str(value)
 
 
 def with_seed(cell: Cell, seed: str) -> Cell:
@@ -163,10 +175,13 @@ def figure_cells(sweeps: Sweeps, profile: Profile, user: list[str]) -> dict[str,
     parsed: dict[tuple[str, ...], Cell] = {}
     for name, sweep in sweeps.sweeps.items():
         cells: dict[str, Cell] = {}
+        mine = [o for o in user if not o.startswith("profile.")]
+        for group in set(sweep.get("keeps", [])) & {o.split("=", 1)[0] for o in user}:
+            mine = [o for o in mine if not o.startswith((f"{group}=", f"{group}."))]
         for point in points(sweep):
             overrides = {k: f"{k}={v}" for k, v in {**profile.overrides, **point}.items()}
-            overrides |= {o.split("=", 1)[0]: o for o in user if not o.startswith("profile.")}
-            for group in GROUPS.keys() & {o.split("=", 1)[0] for o in user}:  # another data set than the profile's needs none of its settings
+            overrides |= {o.split("=", 1)[0]: o for o in mine}
+            for group in GROUPS.keys() & {o.split("=", 1)[0] for o in mine}:  # another data set than the profile's needs none of its settings
                 overrides = {k: v for k, v in overrides.items() if not k.startswith(f"{group}.") or v in user}
             seed = overrides.pop("seed", "").removeprefix("seed=")  # a plain number: no need to parse anew for each
             key = tuple(overrides.values())

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -26,7 +26,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 @dataclass(frozen=True)
 class Selection:
     """Which images: those named in `only` (null: all), of these every `step`-th, of these `limit` (null: all), the first ones or,
-    with a `seed`, a random subset in order."""
+    with a `seed`, a random subset in order. TRAINING: whether images("train") are others than images("test")."""
+
+    TRAINING: ClassVar = False
 
     only: list[str] | None
     limit: int | None
@@ -106,6 +108,8 @@ class Cifar10(Selection):
     root: str
     download: bool
 
+    TRAINING: ClassVar = True
+
     def images(self, split: str = "test") -> ImageSet:
         root = Path(self.root).expanduser()
         if (root / split).is_dir():
@@ -130,6 +134,8 @@ class Digits(Selection):
     `training` are for training, the others for tests."""
 
     training: int
+
+    TRAINING: ClassVar = True
 
     def images(self, split: str = "test") -> ImageSet:
         from sklearn.datasets import load_digits  # slow to import

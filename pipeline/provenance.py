@@ -14,7 +14,7 @@ from pipeline.cell import Cell
 from pipeline.errors import UserError
 from pipeline.images import ImageSet
 from pipeline.loading import file_hash, source_hash
-from pipeline.weights import fingerprint
+from pipeline.weights import TrainedBy, fingerprint
 
 
 def image_set(cell: Cell) -> ImageSet:
@@ -33,14 +33,14 @@ class Hashable:
 
 
 @cache
-def _image_set(data: Hashable) -> ImageSet:
-    return data.value.images()
+def _image_set(data: Hashable, split: str = "test") -> ImageSet:
+    return data.value.images(split)
 
 
 @cache
-def _data_fingerprint(data: Hashable) -> str | None:
+def _data_fingerprint(data: Hashable, split: str = "test") -> str | None:
     try:
-        return _image_set(data).fingerprint()
+        return _image_set(data, split).fingerprint()
     except (UserError, OSError):
         return None
 
@@ -55,8 +55,12 @@ def fingerprints(cell: Cell) -> dict[str, str | None]:
     needs, found = cell.spec.needs, {}
     if "images" in needs:
         found["data"] = _data_fingerprint(Hashable(cell.data.value))
+    if "data" in needs:  # a training
+        found |= {f"the {split} images": _data_fingerprint(Hashable(cell.data.value), split) for split in ("train", "test")}
     if "network" in needs:
         found["weights"] = _weights_fingerprint(Hashable(cell.weights.value))
+        if isinstance(cell.weights.value, TrainedBy):
+            found |= fingerprints(cell.weights.value.cell)
     for need, choice in {"network": cell.model, "model": cell.model, "rules": cell.rule}.items():
         if need in needs and hasattr(choice.value, "call"):  # the user's own function
             found[f"the code of {choice.name}"] = source_hash(choice.value.call)

@@ -105,10 +105,11 @@ def run_cells(cells: Sequence[Cell], run: Run) -> list[Path]:
     store.check_writable()
     device = device_of(run.device)
     cells = [with_file(store, cell) for cell in cells]
-    todo = list({cell.key: cell for cell in cells if run.force or not current(store, cell)}.values())
+    todo = to_do(cells, run, store)
     if trainings := [cell.weights.value.cell for cell in todo if isinstance(cell.weights.value, TrainedBy)]:
         run_cells(trainings, replace(run, force=False))  # what is asked for anew are the tables, not the networks that they measure
         forget_files()
+        todo = to_do(cells, run, store)  # a network that was trained again may differ
     groups: dict[str, list[Cell]] = {}
     for cell in todo:
         groups.setdefault(cell.shared_key, []).append(cell)
@@ -123,12 +124,17 @@ def run_cells(cells: Sequence[Cell], run: Run) -> list[Path]:
     return [store.table_path(cell) for cell in cells]
 
 
+def to_do(cells: Sequence[Cell], run: Run, store: Store) -> list[Cell]:
+    """The different cells that have to be computed."""
+    return list({cell.key: cell for cell in cells if run.force or not current(store, cell)}.values())
+
+
 def with_file(store: Store, cell: Cell) -> Cell:
     """The cell, with the place of the weights that another cell trains for it."""
     weights = cell.weights.value
     if not isinstance(weights, TrainedBy):
         return cell
-    file = store.folder(weights.cell) / "folded.safetensors"
+    file = store.folder(weights.cell) / "model.safetensors"
     return replace(cell, weights=replace(cell.weights, value=replace(weights, file=file)))
 
 

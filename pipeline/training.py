@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.errors import UserError
 from pipeline.seeds import derived_seed
 from pipeline.store import save_atomically
 
@@ -41,6 +42,8 @@ class TrainOptions:
     bf16: bool
     test_every: int
     save_every: float
+
+    CHANGE_NOTHING: ClassVar = ("save_every",)
 
     def __post_init__(self):
         if len(self.sizes) != len(self.epochs) or not self.epochs or min(*self.epochs, *self.sizes, self.batch_size, self.test_every) < 1:
@@ -113,6 +116,7 @@ def train(
 
     Goes on from `checkpoint` if that file is there, and writes it at the end of each epoch and every `save_every` seconds.
     `progress(steps, done, total)` wraps the iterator over the remaining steps, of which each takes `batch_size` images.
+    Raises UserError for options that don't fit the images, and where the loss is not finite.
     """
     device = training.images.device
     torch.manual_seed(derived_seed(options.seed, 0))
@@ -126,7 +130,9 @@ def train(
     n = len(training.labels)
     per_epoch = n // options.batch_size
     if per_epoch == 0:
-        raise ValueError(f"batch_size {options.batch_size} is larger than the {n} training images")
+        raise UserError(f"train.batch_size={options.batch_size} is more than the {n} training images; lower it")
+    if options.crop >= training.images.shape[-1]:
+        raise UserError(f"train.crop={options.crop} is no border for images of {training.images.shape[-1]} pixels; lower it")
     sizes = [size for size, epochs in zip(options.sizes, options.epochs, strict=True) for _ in range(epochs)]
     steps = per_epoch * len(sizes)
     first, rows, loss_sum, seconds = 0, [], 0.0, 0.0
@@ -165,7 +171,7 @@ def train(
         optimizer.step()
         loss_sum += loss.item()
         if not math.isfinite(loss_sum):
-            raise FloatingPointError(f"the loss is not finite in epoch {epoch + 1}; lower train.lr")
+            raise UserError(f"the loss is not finite in epoch {epoch + 1}; lower train.lr")
         now = time.monotonic()
         if (step + 1) % per_epoch == 0:
             measured = (epoch + 1) % options.test_every == 0 or step + 1 == steps

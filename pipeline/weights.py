@@ -176,13 +176,13 @@ class TrainedBy(Trained):
         return {"training": self.cell.key}
 
     def describe(self) -> dict[str, Any]:
-        return {"training": self.training, **self.cell.describe()}
+        return {"training": self.training, "cell": self.cell.describe()}
 
     def fingerprint(self) -> str | None:
         return file_hash(self.file) if self.file else None
 
     def network(self, model, seed: int, dtype: torch.dtype) -> Network:
-        return Checkpoint(str(self.file), []).network(model, seed, dtype)
+        return Checkpoint(str(self.file), []).network(self.cell.model.value, seed, dtype)  # as it was trained: BatchNorm is folded here
 
 
 def named_layers(network: Network, wanted: Iterable[str]) -> list[int]:

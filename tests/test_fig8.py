@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from pipeline.figures import fig8, kis, save, scores, style
 from pipeline.statistics import auroc, auroc_within
@@ -16,13 +17,14 @@ NETWORK = {"model": "resnet18_cifar", "model.width": 8, "weights": "trained", "d
 def table(inputs, seed: int = 0, gap: float = 0.5, n: int = N, wrong: int = WRONG, **more) -> pd.DataFrame:
     """s_own has peaks at -.6 and .6, lower by `gap` where wrong; s_fixed has one peak and tells nothing; two are missing per input."""
     rng = np.random.default_rng(seed)
-    rows = []
+    margin, rows = rng.exponential(size=n) + 2 * (np.arange(n) >= wrong), []  # right decisions have larger ones
     for name in inputs:
         correct = np.arange(n) >= wrong
         s = np.where(rng.random(n) < 0.5, 0.6, -0.6) + 0.15 * rng.normal(size=n) - gap * ~correct
         part = pd.DataFrame({"image": [f"i{i}" for i in range(n)], "input": name, "correct": correct, "s_own": s, "s_fixed": 0.2 * rng.normal(size=n),
-                             "margin": rng.exponential(size=n), "missing": ""})  # fmt: skip
-        part.loc[[5, n - 5], ["s_own", "s_fixed", "missing"]] = [np.nan, np.nan, "constant map"]
+                             "margin": margin, "missing": ""})  # fmt: skip
+        gone = [5, n - 1 - len(name) % 5]  # an image that all inputs lack, and another for each
+        part.loc[gone, ["s_own", "s_fixed", "missing"]] = [np.nan, np.nan, "constant map"]
         rows.append(part)
     return pd.concat(rows, ignore_index=True).astype({"correct": "boolean"}).assign(**{**NETWORK, "weights.training": "data=digits train.seed=100", **more})
 
@@ -61,11 +63,14 @@ def test_fig8_numbers():
         row = at("auroc", name=name)
         assert np.isclose(row["y"], auroc(score, right).value)
         np.testing.assert_allclose([row["low"], row["high"]], auroc(score, right).interval(), atol=0.02)
-        assert np.isclose(at("auroc within margin", name=name)["y"], auroc_within(score, right, margin), atol=0.02)
+        assert np.isclose(at("auroc within margin", name=name)["y"], auroc_within(score, right, margin)) and row["n"] == N - 2
         assert abs(at("auroc", "s_fixed", name)["y"] - 0.5) < 0.12
         if name != "attribution":
             difference = at("first - this", name=name)
-            assert np.isclose(difference["y"], at("auroc")["y"] - row["y"]) and difference["low"] < difference["y"] < difference["high"]
+            both = drawn_from["main"].pivot(index="image", columns="input", values="s_own")[["attribution", name]].dropna()
+            known = both.index.str[1:].astype(int) >= WRONG
+            expected = auroc(both["attribution"].to_numpy(), known).value - auroc(both[name].to_numpy(), known).value
+            assert np.isclose(difference["y"], expected) and difference["low"] < expected < difference["high"] and difference["n"] == len(both)
     assert abs(at("left peak")["x"] + 0.65) < 0.15 and abs(at("right peak")["x"] - 0.58) < 0.1 and at("V")["low"] > 0.5 and at("dip p")["y"] < 0.01
     assert at("V", "s_fixed")["y"] < 0.1 and at("dip p", "s_fixed")["y"] > 0.3
     for group, n in (("correct", N - WRONG - 1), ("incorrect", WRONG - 1)):
@@ -111,20 +116,31 @@ def test_files_and_texts(module, tmp_path):
 
 
 def test_all_right_or_all_equal_leaves_no_auroc():
+    """Nor does a difference of a score from itself, where one of them is missing, differ from 0."""
+    pair = pd.concat([table(["attribution"]), table(["attribution"]).assign(input="edge")], ignore_index=True)
+    pair.loc[(pair["input"] == "edge") & (pair.index % 400 < 40), "s_own"] = np.nan  # half of the wrong ones
+    rows = pd.DataFrame(scores.aurocs("main", "main", pair, "s_own", more=True), columns=scores.COLUMNS)
+    assert (rows.loc[rows["what"] == "first - this", ["y", "low", "high"]] == 0).all().all()
     right = table(["attribution"], wrong=0)
     assert scores.aurocs("main", "main", right, "s_own") == []
     same = table(["attribution"]).assign(s_own=0.25)
     rows = pd.DataFrame(scores.distribution("main", "main", same, "s_own"), columns=scores.COLUMNS)
     assert set(rows["what"]) >= {"correct image", "incorrect image"} and rows.set_index("what").at["V", "y"] == 0
+    one = table(["attribution"]).assign(s_own=lambda t: t["s_fixed"] - 0.6)
+    found = pd.DataFrame(scores.distribution("main", "main", one, "s_own"), columns=scores.COLUMNS).set_index("what")
+    assert abs(found.at["peak", "x"] + 0.6) < 0.1 and "left peak" not in found.index  # few values beyond 0 are no peak
 
 
 def test_fig8_from_nothing(run, tmp_path):
     """Trains its networks first, of the model and on the data that are asked for."""
-    small = ["digits.training=1600", "data.limit=20", "train.epochs=[1]", "train.batch_size=200", "train.sizes=[16]"]
+    small = ["digits.training=1600", "digits.limit=20", "imagenet_samples.limit=2", "train.epochs=[1]", "train.batch_size=200", "train.sizes=[16]"]
     ended = run("figure=fig8", *tiny.OWN, "model.resize=32", "model.crop=32", "model.call=tests.test_fig8:network", "data=digits", *small)
     assert ended.code == 0, ended.err
     trained = sorted((tmp_path / "outputs" / "results" / "train").glob("*/table.parquet"))
     assert len(trained) == 3 and set(pd.read_csv(ended.made[0])["panel"]) == {"main", "imagenet"}  # too few for an AUROC of the others
+    config = yaml.safe_load((trained[0].parent / "config.yaml").read_text())
+    assert config["model"]["call"] == "tests.test_fig8:network" and config["data"]["training"] == 1600 and config["data"]["limit"] is None
+    assert set(pd.read_csv(ended.made[0]).query("panel == 'imagenet'")["series"]) == {"efficientnet_lite0"}  # keeps its network
 
 
 def network():

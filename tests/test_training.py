@@ -136,40 +136,58 @@ def test_experiment_train_makes_a_checkpoint_that_the_walk_reads(run, tmp_path):
     assert "no checkpoint at train.start=nowhere.pt" in run(*args, *settings, "train.start=nowhere.pt").complaint
 
 
-DIGITS = [
-    *tiny.OWN,
-    "model.call=tests.tiny:network",
-    "model.resize=32",
-    "model.crop=32",
-    "model.call=tests.test_training:of_digits",
-    "data=digits",
-    "data.limit=6",
-]
+DIGITS = ["model=own", "model.call=tests.test_training:of_digits", "model.resize=32", "model.crop=32", "data=digits", "digits.training=1500"]
+QUICK = "train.epochs=[1] train.sizes=[16] train.batch_size=50"
 
 
 def of_digits():
-    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(128, 10))
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, 2), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(128, 10)
+    )
 
 
 def test_weights_that_the_program_trains_first(run, tmp_path):
-    """Trained once, whatever is measured on them; equal to their file; a changed file is noticed."""
-    quick = "train.epochs=[1] train.sizes=[16] train.batch_size=50"
-    trained = ["weights=trained", f"weights.training='data=digits {quick}'"]
-    first = run(*DIGITS, "digits.training=1500", *trained, "experiment=kis")
+    """Trained once, whatever is measured on them; equal to their file; mended where the file is broken."""
+    few, trained = (*DIGITS, "data.limit=6", "experiment=kis"), ("weights=trained", f"weights.training='data=digits {QUICK}'")
+    first = run(*few, *trained)
     assert first.code == 0, first.err
     (folder,) = (tmp_path / "outputs" / "results" / "train").glob("[0-9a-f]*")
-    made = (folder / "folded.safetensors").stat().st_mtime_ns
-    alone = run(*DIGITS[:-1], "experiment=train", "digits.training=1500", *quick.split())
-    assert alone.made[-1].parent == folder, "the cell of experiment=train itself, on all training images"
-    other = run(*DIGITS, "digits.training=1500", *trained, "experiment=kis", "rule=lrp", "run.force=true")
-    assert other.code == 0 and (folder / "folded.safetensors").stat().st_mtime_ns == made
-    by_file = run(*DIGITS, "digits.training=1500", "weights=checkpoint", f"weights.path={folder / 'folded.safetensors'}", "experiment=kis")
+    file = folder / "model.safetensors"
+    made, content = file.stat().st_mtime_ns, file.read_bytes()
+    assert run(*DIGITS, "experiment=train", *QUICK.split()).made[-1].parent == folder, "the cell of experiment=train itself, on all training images"
+    assert run(*few, *trained, "rule=lrp", "run.force=true").code == 0 and file.stat().st_mtime_ns == made
+    by_file = run(*few, "weights=checkpoint", f"weights.path={file}")
     assert by_file.made[-1] != first.made[-1]
     pd.testing.assert_frame_equal(pd.read_parquet(first.made[-1]), pd.read_parquet(by_file.made[-1]))
-    elsewhere = run(*DIGITS, "digits.training=1500", "weights=trained", f"weights.training='data=digits {quick} train.seed=7'", "experiment=kis")
+    elsewhere = run(*few, "weights=trained", f"weights.training='data=digits {QUICK} train.seed=7'")
     assert elsewhere.made[-1] != first.made[-1] and len(list(folder.parent.glob("[0-9a-f]*"))) == 2
+    assert run(*few, *trained, "train.seed=7").made == elsewhere.made, "settings of the training reach it"
+    file.write_bytes(content[:-1] + b"x")
+    assert run(*few, *trained).made == first.made and file.read_bytes() == content
     shutil.rmtree(folder)  # results that were copied from elsewhere without their networks
-    assert run(*DIGITS, "digits.training=1500", *trained, "experiment=kis").made == first.made and not folder.exists()
+    assert run(*few, *trained).made == first.made and not folder.exists()
+
+
+def test_a_network_is_trained_again_on_other_images(run, tmp_path):
+    for name in "ab":
+        for split in ("train", "test"):
+            for label in range(2):
+                tiny.images(tmp_path / name / split / f"class{label}", count=3 + label + (name == "b"))
+    args = (
+        *tiny.OWN,
+        "data=cifar10",
+        "weights=trained",
+        "weights.training='data=cifar10 train.epochs=[1] train.sizes=[16] train.batch_size=4'",
+        "experiment=kis",
+    )
+    accounts = []
+    for name in "ab":
+        ended = run(*args, f"cifar10.root={tmp_path / name}", "cifar10.limit=2")
+        assert ended.code == 0, ended.err
+        (folder,) = (tmp_path / "outputs" / "results" / "train").glob("[0-9a-f]*")
+        accounts.append(json.loads((folder / "manifest.json").read_text())["fingerprints"])
+    assert accounts[0] != accounts[1] and "the train images and the test images changed since" in ended.err
+    assert "images/s" not in ended.out and pd.read_parquet(ended.made[-1])["image"].nunique() == 2
 
 
 @pytest.mark.parametrize(
@@ -179,11 +197,26 @@ def test_weights_that_the_program_trains_first(run, tmp_path):
         ("data=digits model.width=16", "sets model.width"),
         ("data=digits train.epoch=3", "experiment=train has no setting 'epoch'; did you mean epochs?"),
         ("data=nosuch", "data has no option 'nosuch'"),
+        ('data=digits "train.lr=1', "can't be read (no closing quotation)"),
+        ("data=digits train.batch_size=1501", "train.batch_size=1501 is more than the 1500 training images"),
+        ("data=digits train.crop=32", "train.crop=32 is no border"),
+        (f"data=digits {QUICK} train.lr=1e30", "lower train.lr"),
+        ("data=cifar10_samples", "no training images of their own"),
     ],
 )
 def test_trainings_that_can_not_be(run, training, complaint):
-    ended = run(*DIGITS, "weights=trained", f"weights.training='{training}'", "experiment=kis")
+    ended = run(*DIGITS, "data.limit=6", "weights=trained", f"weights.training='{training}'", "experiment=kis")
     assert ended.code == 1 and complaint in ended.complaint
+
+
+def test_a_model_of_other_classes_and_two_seeds_are_refused(run):
+    five = [*DIGITS, "model.call=tests.tiny:network", "weights=trained", f"weights.training='data=digits train.seed=1 {QUICK}'", "experiment=kis"]
+    assert "label 9, but the model has the classes 0 to 4" in run(*five, "model.call=tests.test_training:of_five").complaint
+    assert "train.seed is given twice" in run(*five, "train.seed=2").complaint
+
+
+def of_five():
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(128, 5))
 
 
 def test_accuracy_is_measured_as_often_as_asked(tmp_path):

@@ -20,6 +20,10 @@ from pipeline.weights import traced
 def run(model: Any, data: Any, options: TrainOptions, work: Path, device: torch.device) -> list[Result]:
     """epoch, loss, accuracy (of the test split; missing where not measured), lr, seconds. Beside the table: model.safetensors, float32, as trained, and
     folded.safetensors, half precision, BatchNorm folded, for weights=checkpoint. The manifest's facts hold the accuracy."""
+    if not getattr(data, "TRAINING", False):
+        raise UserError(
+            "these data have no training images of their own; choose data=cifar10 (also for a folder with train/<class> and test/<class>) or data=digits"
+        )
     train, test = (load_split(data, split, model, device) for split in ("train", "test"))
 
     def progress(steps, done, total):
@@ -31,6 +35,9 @@ def run(model: Any, data: Any, options: TrainOptions, work: Path, device: torch.
             load_complete(module, read_checkpoint(options.start, "train.start"), options.start)
         return module
 
+    classes = build().eval()(train.batch(train.images[:1].cpu())).shape[1]
+    if (most := int(max(train.labels.max(), test.labels.max()))) >= classes:
+        raise UserError(f"the data have the label {most}, but the model has the classes 0 to {classes - 1}; give it as many as the data have")
     module, rows = training.train(build, train, test, options, work / "state.pt", progress)
     module = module.cpu()
     network = traced(model, module)
@@ -45,7 +52,9 @@ def load_split(data: Any, split: str, model: Any, device: torch.device) -> Label
     images, pre = data.images(split), model.preprocessing()
     arrays = [np.asarray(images.load(i)) for i in tqdm(range(len(images)), desc=f"reading {split}", unit="image", dynamic_ncols=True)]
     if any(a.shape != (pre.crop, pre.crop, 3) for a in arrays):
-        raise UserError(f"training reads images as they are, and those of data.root are not all {pre.crop} x {pre.crop} pixels; resize them")
+        raise UserError(
+            f"training reads images as they are, and those of the data are not all {pre.crop} x {pre.crop} pixels; resize them, or choose a model of their size"
+        )
     if min(images.labels) < 0:
         raise UserError("training needs labelled images; choose data=cifar10")
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()

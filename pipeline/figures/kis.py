@@ -34,22 +34,21 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         if len(values) >= scores.LEAST and (width := silverman(values)) > 0:
             grid, f = (points[1 :: scores.THIN] for points in density(values, width))
             rows += [["a", rule, "attribution", "s_own", "all", x, y, np.nan, np.nan, len(values)] for x, y in zip(grid, f, strict=True)]
-        rows += scores.peaks(["a", rule, "attribution", "s_own"], values)
         rows += [row for measure in scores.MEASURES for row in scores.aurocs("b", rule, table, measure)]
-    forms = {"as in Fig. 8": tables["rules"][tables["rules"]["rule"] == "gbp"]}
+    rule = tables["label"]["rule"].iloc[0]
+    forms = {"as in Fig. 8": tables["rules"][tables["rules"]["rule"] == rule]}
     for sweep, (column, name) in FORMS.items():
         forms |= {name.format(value): table for value, table in (tables[sweep].groupby(column) if column else [("", tables[sweep])])}
     rows += [row for name, table in forms.items() for measure in scores.MEASURES for row in scores.aurocs("c", name, table, measure)]
     for share, table in tables["removed"].groupby("experiment.removed"):
-        rows += [[*row[:5], float(share), *row[6:]] for measure in scores.MEASURES for row in scores.aurocs("d", "gbp", table, measure)]
-    found = pd.DataFrame(rows, columns=scores.COLUMNS)
-    return found[(found["panel"] == "a") | (found["what"] == "auroc")].reset_index(drop=True)
+        rows += [[*row[:5], float(share), *row[6:]] for measure in scores.MEASURES for row in scores.aurocs("d", rule, table, measure)]
+    return pd.DataFrame(rows, columns=scores.COLUMNS)
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     return (
         f"Profile {profile}: {scores.network_text(tables['rules'])}. (a) Density of S (20) over all images, starred weights of the new decision. (b) to (d) AUROC of S "
-        "for classified correctly, 95 % bootstrap over images; filled: starred weights of the new decision, open: of the decision k on x. (c), (d): GBP. (c) The explained class, the "
+        f"for classified correctly, 95 % bootstrap over images; filled: starred weights of the new decision, open: of the decision k on x. (c), (d): {style.rule_look(tables['label']['rule'].iloc[0])[3]}. (c) The explained class, the "
         f"way a map becomes an image, and what an insertion puts in place of what it removes. (d) Shares removed of the lowest scores. Missing S: {scores.missing_text(tables['rules'])}."
     )
 
@@ -59,14 +58,15 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     grid = figure.add_gridspec(2, 3, left=0.14, right=0.985, top=0.95, bottom=0.235, hspace=0.42, wspace=0.62, height_ratios=(1, 1))
     densities = figure.add_subplot(grid[0, :2])
     for rule, points in numbers[(numbers["panel"] == "a") & (numbers["what"] == "all")].groupby("series", sort=False):
-        sns.lineplot(data=points, x="x", y="y", ax=densities, color=style.COLOURS[rule], marker=style.MARKS[rule], markevery=8, markersize=3, linestyle=style.RULE_LINES[rule],
-                     markeredgewidth=0.5, markeredgecolor=style.COLOURS[rule], errorbar=None, legend=False)  # fmt: skip
+        colour, mark, line, _ = style.rule_look(rule)
+        sns.lineplot(data=points, x="x", y="y", ax=densities, color=colour, marker=mark, markevery=8, markersize=3, linestyle=line, markeredgewidth=0.5,
+                     markeredgecolor=colour, errorbar=None, legend=False)  # fmt: skip
     dense = numbers[(numbers["what"] == "all") & (numbers["y"] > 0.01 * numbers["y"].where(numbers["what"] == "all").max())]
     densities.axvline(0, color="#888888", linewidth=0.5, zorder=0)
     densities.set(xlabel="S", ylabel="density", yticks=[], xlim=(max(-3.0, dense["x"].min()), 1.03))
     style.panel_title(densities, "a", "S of each rule's map, all images")
     rules = list(numbers.loc[numbers["panel"] == "b", "series"].unique())
-    draw_dots(figure.add_subplot(grid[0, 2]), numbers[numbers["panel"] == "b"], {rule: style.LABELS[rule] for rule in rules}, "b", "rules")
+    draw_dots(figure.add_subplot(grid[0, 2]), numbers[numbers["panel"] == "b"], {rule: style.rule_look(rule)[3] for rule in rules}, "b", "rules")
     forms = list(numbers.loc[numbers["panel"] == "c", "series"].unique())
     draw_dots(figure.add_subplot(grid[1, 0]), numbers[numbers["panel"] == "c"], {form: form for form in forms}, "c", "forms")
     shares = figure.add_subplot(grid[1, 1:])
@@ -81,7 +81,8 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     shares.axhline(0.5, color="#888888", linewidth=0.5, zorder=0)
     shares.set(xlabel="share of pixels that an insertion removes", ylabel="AUROC")
     style.panel_title(shares, "d", "threshold of the insertions")
-    series = [Line2D([], [], color=style.COLOURS[r], marker=style.MARKS[r], linestyle=style.RULE_LINES[r], markersize=3, label=style.LABELS[r]) for r in rules]
+    looks = [style.rule_look(rule) for rule in rules]
+    series = [Line2D([], [], color=colour, marker=mark, linestyle=line, markersize=3, label=label) for colour, mark, line, label in looks]
     inputs = [
         Line2D([], [], color=colour, marker=mark, linestyle="", markersize=3, label=style.INPUT_LABELS[name])
         for name, (colour, mark) in style.INPUT_MARKS.items()

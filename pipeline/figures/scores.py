@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from pipeline.figures import style
-from pipeline.statistics import bins_of, bootstrap, density, dip, percentile_interval, resampled_aurocs, silverman, valley, weighted_aurocs
+from pipeline.statistics import LOW, bins_of, bootstrap, density, dip, percentile_interval, resampled_aurocs, silverman, valley, weighted_aurocs
 
 MEASURES = ("s_own", "s_fixed")
 LEAST = 30  # images that a density, an interval or an AUROC needs in each group; fewer are marks
@@ -43,36 +43,46 @@ def distribution(panel: str, series: str, table: pd.DataFrame, measure: str) -> 
 
 
 def peaks(labels: Sequence[str], values: np.ndarray) -> list[list]:
-    """Places of the two peaks and the valley between, its depth V with a bootstrap interval, the p of the dip test; all images together."""
+    """Places of the two peaks and the valley between (or of the highest peak, where V says that there are not two), V with a bootstrap
+    interval, and the p of the dip test; all images together."""
     if len(values) < LEAST:
         return []
     found, n = valley(values), len(values)
     interval = bootstrap(lambda drawn: valley(drawn).v, values, draws=DRAWS // 5)
     places = {"left peak": found.left, "right peak": found.right, "valley": found.valley}
+    if found.v == 0 and (width := silverman(values)) > 0:
+        grid, f = density(values, width)
+        places = {"peak": float(grid[f.argmax()])}
     rows = [[*labels, what, x, NAN, NAN, NAN, n] for what, x in places.items()]
     return [*rows, [*labels, "V", NAN, found.v, *interval, n], [*labels, "dip p", NAN, dip(values)[1], NAN, NAN, n]]
 
 
-def aurocs(panel: str, series: str, table: pd.DataFrame, measure: str, intervals: bool = True) -> list[list]:
-    """What S tells of "classified correctly", by input: AUROC; the same over pairs of images alike in margin; and what the first input's AUROC
-    is above each other's. 95 % bootstrap intervals over images, the same ones for all inputs."""
+def aurocs(panel: str, series: str, table: pd.DataFrame, measure: str, intervals: bool = True, more: bool = False) -> list[list]:
+    """What S tells of "classified correctly", by input, with 95 % bootstrap intervals over images. more: also over pairs of images alike in margin,
+    and how far the first input's AUROC is above each other's, paired: over the images where both are there."""
     inputs = list(table["input"].unique())
     about = table[table["correct"].notna()].drop_duplicates("image").set_index("image")
     right, margin = about["correct"].astype(bool).to_numpy(), about["margin"].to_numpy()
-    if min(right.sum(), (~right).sum()) < LEAST:
-        return []
     scores = table.pivot(index="image", columns="input", values=measure).loc[about.index, inputs].to_numpy(dtype=float).T
-    ones, bins = np.ones((1, len(right))), bins_of(margin)
-    rows: list[list] = []
-    for what, stratum in (("auroc", None), ("auroc within margin", bins)):
-        values = [float(weighted_aurocs(score, right, ones, stratum)[0]) for score in scores]
-        drawn = resampled_aurocs(scores, right, stratum, DRAWS) if intervals else np.full((1, len(inputs)), NAN)
-        for i, name in enumerate(inputs):
-            rows.append([panel, series, name, measure, what, NAN, values[i], *percentile_interval(drawn[:, i]), len(right)])
-            if stratum is None and i:
-                rows.append(
-                    [panel, series, name, measure, "first - this", NAN, values[0] - values[i], *percentile_interval(drawn[:, 0] - drawn[:, i]), len(right)]
-                )
+    there = ~np.isnan(scores)
+    if any(min((right & t).sum(), (~right & t).sum()) < LEAST for t in there):
+        return []
+
+    def row(name: str, what: str, stratum: np.ndarray | None, score: np.ndarray, less: np.ndarray | None = None) -> list:
+        both = score[None] if less is None else np.where(np.isnan(score) | np.isnan(less), NAN, [score, less])
+        value = [weighted_aurocs(one, right, np.ones((1, len(right))), stratum)[0] for one in both]
+        drawn = resampled_aurocs(both, right, stratum, DRAWS) if intervals else np.full((1, len(both)), NAN)
+        if less is not None:
+            value, drawn = [value[0] - value[1]], drawn[:, :1] - drawn[:, 1:]
+        return [panel, series, name, measure, what, NAN, float(value[0]), *percentile_interval(drawn[:, 0]), int((~np.isnan(both[0])).sum())]
+
+    rows = [row(name, "auroc", None, score) for name, score in zip(inputs, scores, strict=True)]
+    if more:
+        for name, score, t in zip(inputs, scores, there, strict=True):
+            stratum = np.zeros(len(score), dtype=int)
+            stratum[t] = bins_of(margin[t])
+            rows.append(row(name, "auroc within margin", stratum, score))
+        rows += [row(name, "first - this", None, scores[0], score) for name, score in zip(inputs[1:], scores[1:], strict=True)]
     return rows
 
 
@@ -94,9 +104,15 @@ def network_text(table: pd.DataFrame, brief: bool = False) -> str:
     width = row.get("model.width", NAN)
     wide = f"width {width:.0f}" if np.isfinite(width) else ""
     if brief:
-        seed = re.search(r"train\.seed=\d+", weights)
-        return f"{' '.join([wide, seed[0] if seed else weights]).strip()} ({right})"
+        seeds = re.findall(r"train\.seed=\d+", weights)
+        return f"{' '.join([wide, *(seeds[-1:] or [weights])]).strip()} ({right})"
     return f"{row['model']} {wide}{', ' if wide else ''}{row['weights']} ({weights}), on {len(images):,} images of {row['data']}, {right}"
+
+
+def beyond_text(table: pd.DataFrame, measures: Sequence[str] = MEASURES) -> str:
+    """What lies to the left of the densities' grid."""
+    values = table[list(measures)].to_numpy(dtype=float)
+    return f"{np.mean(values[~np.isnan(values)] < LOW) * 100:.2g} % of S lie below {LOW:.0f}"
 
 
 def missing_text(table: pd.DataFrame) -> str:
@@ -118,21 +134,26 @@ def draw_distribution(ax: Axes, part: pd.DataFrame) -> None:
         single = part[part["what"] == f"{group} image"]
         ax.plot(single["x"], np.full(len(single), 0.15 + 0.2 * i), "|", color=colour, markersize=7, transform=ax.get_xaxis_transform())
     found = part.set_index("what")
-    for peak in ("left peak", "right peak"):
+    for peak in ("left peak", "right peak", "peak"):
         if peak in found.index and np.isfinite(place := found.at[peak, "x"]):
             ax.plot([place], [0.0], marker=6, markersize=5, color="#000000", clip_on=False, zorder=5)
+            ax.annotate(short(place), (place, 0), (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=5.8, zorder=5)
     said = [f"AUROC {interval_text(found.loc['auroc'])}"] if "auroc" in found.index else []
     if "V" in found.index:
         p = found.at["dip p", "y"]
         said += [f"V {interval_text(found.loc['V'])}", f"dip p {'< .001' if p < 0.001 else f'{p:.3f}'.replace('0.', '.', 1)}"]
-    count = [f"{part.loc[part['what'].isin([group, f'{group} image']), 'n'].max():.0f} {group}" for group in style.OUTCOMES]
-    ax.text(0, 1.015, "   ".join(said or count), transform=ax.transAxes, va="bottom", ha="left", fontsize=5.8, color="#333333")
+    count = {group: part.loc[part["what"].isin([group, f"{group} image"]), "n"].max() for group in style.OUTCOMES}  # NaN: no such image
+    counted = [f"{0 if np.isnan(n) else n:.0f} {group}" for group, n in count.items()]
+    ax.text(0, 1.015, "   ".join(said or counted), transform=ax.transAxes, va="bottom", ha="left", fontsize=5.8, color="#333333")
     ax.axvline(0, color="#888888", linewidth=0.5, zorder=0)
     ax.set(xlabel="", ylabel="", yticks=[])
 
 
+def short(value: float) -> str:
+    return f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 0.995 else f"{value:.2f}"
+
+
 def interval_text(row: pd.Series) -> str:
-    short = lambda value: f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"  # noqa: E731
     return short(row["y"]) + (f" [{short(row['low'])}, {short(row['high'])}]" if np.isfinite(row["low"]) else "")
 
 

@@ -65,6 +65,11 @@ def use_style() -> None:
     })  # fmt: skip
 
 
+def rule_look(rule: str) -> tuple[str, str, str, str]:
+    """Colour, mark, line and label of a rule; grey and its own name for one that has no look here."""
+    return COLOURS.get(rule, "#666666"), MARKS.get(rule, "."), RULE_LINES.get(rule, "-."), LABELS.get(rule, rule)
+
+
 def panel_title(ax: Axes, letter: str, text: str, pad: float = 4) -> None:
     ax.set_title(f"({letter}) {text}" if letter else text, loc="left", pad=pad)
     sns.despine(ax=ax)
