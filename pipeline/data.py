@@ -140,7 +140,8 @@ class Digits(Selection):
     def images(self, split: str = "test") -> ImageSet:
         from sklearn.datasets import load_digits  # slow to import
 
-        pixels, labels = load_digits(return_X_y=True)
+        digits: Any = load_digits()
+        pixels, labels = digits.data, digits.target
         if not 0 < self.training < len(labels):
             raise UserError(f"data.training must leave some of the {len(labels)} digits for tests, not {self.training}; set it to a number in between")
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).tolist()

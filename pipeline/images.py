@@ -1,8 +1,8 @@
-"""What an image set is, and how its images become batches: opened, resized, cropped, normalised."""
+"""What an image set is, and how its images become the batches of an experiment: opened, resized, cropped, normalised."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from pipeline.errors import UserError
+from pipeline.seeds import name_seed
 
 HASHED_FILES = 1000  # up to so many files are fingerprinted by their bytes, more by their sizes
 
@@ -127,3 +128,37 @@ def load_batches(images: ImageSet, preprocessing: Preprocessing, batch_size: int
         good = [(i, x) for i, x, _ in items if x is not None]
         if good:
             yield Batch(torch.stack([x for _, x in good]), tuple(images.names[i] for i, _ in good), torch.tensor([images.labels[i] for i, _ in good]))
+
+
+@dataclass
+class Images:
+    """The images of one part, as an experiment sees them: iterate for batches on the device; `other` gives another image's x."""
+
+    images: ImageSet
+    first: int
+    stop: int
+    preprocessing: Preprocessing
+    on_error: OnError
+    batch_size: int
+    workers: int
+    device: torch.device
+    dtype: torch.dtype
+    advance: Callable[[int], object]
+    skipped: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Batch]:
+        chosen = self.images.pick(range(self.first, self.stop))
+        for batch in load_batches(chosen, self.preprocessing, self.batch_size, self.workers, self.on_error, self.skipped):
+            yield Batch(batch.x.to(self.device, self.dtype), batch.names, batch.labels.to(self.device))
+            self.advance(len(batch.names))
+
+    def other(self, name: str, drawn: bool = False) -> torch.Tensor:
+        """x of the image that follows in the order of the data (the first after the last), (1, 3, H, W). drawn: of one that the name
+        picks at random: where data are sorted by class, the next image has the same one."""
+        n, at = len(self.images), self.images.names.index(name)
+        start = name_seed(name) % (n - 1) if drawn and n > 1 else 0
+        for i in range(n - 1):
+            x = load_image(self.images, self.preprocessing, (at + 1 + (start + i) % (n - 1)) % n)
+            if x is not None:
+                return x[None].to(self.device, self.dtype)
+        raise UserError("the null map 'another image' needs at least two images; set data.limit to 2 or more")

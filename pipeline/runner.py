@@ -3,8 +3,8 @@
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
@@ -16,12 +16,11 @@ from tqdm import tqdm
 
 from pipeline.cell import Cell, digest, network_parts
 from pipeline.errors import UserError
-from pipeline.images import Batch, ImageSet, OnError, Preprocessing, load_batches, load_image
+from pipeline.images import Images, load_batches
 from pipeline.loading import file_hash
 from pipeline.network import Network
 from pipeline.provenance import fingerprints, forget_files, image_set, manifest
 from pipeline.rules import Rule
-from pipeline.seeds import name_seed
 from pipeline.store import Result, Store, save_atomically
 from pipeline.targets import Target
 from pipeline.weights import TrainedBy, network_of, original, preprocessing_of
@@ -46,40 +45,6 @@ class Run:
             raise ValueError("batch_size must be at least 1")
         if self.workers < 0:
             raise ValueError("workers must be at least 0")
-
-
-@dataclass
-class Images:
-    """The images of one part, as an experiment sees them: iterate for batches on the device; `other` gives another image's x."""
-
-    images: ImageSet
-    first: int
-    stop: int
-    preprocessing: Preprocessing
-    on_error: OnError
-    batch_size: int
-    workers: int
-    device: torch.device
-    dtype: torch.dtype
-    advance: Callable[[int], object]
-    skipped: list[str] = field(default_factory=list)
-
-    def __iter__(self) -> Iterator[Batch]:
-        chosen = self.images.pick(range(self.first, self.stop))
-        for batch in load_batches(chosen, self.preprocessing, self.batch_size, self.workers, self.on_error, self.skipped):
-            yield Batch(batch.x.to(self.device, self.dtype), batch.names, batch.labels.to(self.device))
-            self.advance(len(batch.names))
-
-    def other(self, name: str, drawn: bool = False) -> torch.Tensor:
-        """x of the image that follows in the order of the data (the first after the last), (1, 3, H, W). drawn: of one that the name
-        picks at random: where data are sorted by class, the next image has the same one."""
-        n, at = len(self.images), self.images.names.index(name)
-        start = name_seed(name) % (n - 1) if drawn and n > 1 else 0
-        for i in range(n - 1):
-            x = load_image(self.images, self.preprocessing, (at + 1 + (start + i) % (n - 1)) % n)
-            if x is not None:
-                return x[None].to(self.device, self.dtype)
-        raise UserError("the null map 'another image' needs at least two images; set data.limit to 2 or more")
 
 
 def device_of(name: str) -> torch.device:

@@ -13,7 +13,7 @@ from pipeline.api import rule
 from pipeline.data import CIFAR10_MEAN, CIFAR10_STD
 from pipeline.errors import UserError
 from pipeline.experiments.kis import COLUMNS, INPUTS, Fill, Options, Score, random_network, run
-from pipeline.images import Batch, ImageSet, OnError, Preprocessing
+from pipeline.images import Batch, Images, ImageSet, OnError, Preprocessing
 from pipeline.metrics import Rescale, kis
 from pipeline.models import Own
 from pipeline.network import Network, trace
@@ -303,8 +303,6 @@ def test_labels_of_other_classes_and_unknown_inputs_are_refused():
 
 def test_another_image_is_drawn_by_the_name():
     """All but the image itself, alike often; the next one only where that is asked for."""
-    from pipeline.runner import Images
-
     names = tuple(f"{i}.png" for i in range(200))
     shades = ImageSet(names, (0,) * 200, lambda i: Image.new("L", (1, 1), i).convert("RGB"))
     images = Images(shades, 0, 200, Preprocessing(1, 1, (0.0,) * 3, (1 / 255,) * 3, "bilinear"), OnError.stop, 4, 0, torch.device("cpu"), torch.float32, print)

@@ -11,13 +11,13 @@ import yaml
 from torch import Tensor, nn
 
 from pipeline.api import rule
-from pipeline.cli import parse
 from pipeline.data import PackagedSamples
 from pipeline.errors import UserError
 from pipeline.images import OnError, load_batches
 from pipeline.models import EfficientNetLite0, Own, ResNet18Cifar, Torchvision, Vgg16Cifar
 from pipeline.network import Network, trace
 from pipeline.oracles import peers
+from pipeline.parsing import parse
 from pipeline.paths import CONF
 from pipeline.rules import GRAD, Gbp
 from pipeline.walk import attribute, cascade, step

@@ -1,6 +1,6 @@
 """S of (20) as numbers to draw: densities of right and wrong decisions, peaks, AUROC for "classified correctly"."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
 # (pandas types every selection as a frame or a series)
 
 import re
