@@ -71,6 +71,8 @@ def test_fig8_numbers():
             known = both.index.str[1:].astype(int) >= WRONG
             expected = auroc(both["attribution"].to_numpy(), known).value - auroc(both[name].to_numpy(), known).value
             assert np.isclose(difference["y"], expected) and difference["low"] < expected < difference["high"] and difference["n"] == len(both)
+    right, margin = (drawn_from["main"].drop_duplicates("image")[column].to_numpy() for column in ("correct", "margin"))
+    assert np.isclose(at("auroc", "margin", "margin")["y"], auroc(margin, right.astype(bool)).value)
     assert abs(at("left peak")["x"] + 0.65) < 0.15 and abs(at("right peak")["x"] - 0.58) < 0.1 and at("V")["low"] > 0.5 and at("dip p")["y"] < 0.01
     assert at("V", "s_fixed")["y"] < 0.1 and at("dip p", "s_fixed")["y"] > 0.3
     for group, n in (("correct", N - WRONG - 1), ("incorrect", WRONG - 1)):

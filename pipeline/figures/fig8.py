@@ -34,6 +34,8 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         rows += scores.aurocs("main", "main", main, measure, more=measure == "s_own")
         for i, table in enumerate(scores.networks(tables["others"]), start=1):
             rows += scores.aurocs("others", f"other {i}", table, measure, intervals=False, more=measure == "s_own")
+    alone = main[main["input"] == PANELS[0]]
+    rows += scores.aurocs("main", "main", alone.assign(input="margin"), "margin")
     one = tables["imagenet"][tables["imagenet"]["input"] == PANELS[0]]
     rows += scores.distribution("imagenet", one["model"].iloc[0], one, "s_own")
     rows += scores.aurocs("imagenet", one["model"].iloc[0], one, "s_own")
@@ -47,7 +49,8 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
         "Densities of S (20), each of area 1, Silverman's width; triangles: the two peaks of all images together; V: 1 - valley / lower peak; dip: Hartigan's test of one peak. "
         "AUROC: of S for classified correctly, 95 % bootstrap over images. First row: starred weights of the new decision (the letter of (20)); second: of the decision k on x; "
         "third: controls, maps that know nothing of the decision. Insertions put zero of normalised space in place of pixels that score below the mean. "
-        "(d) AUROC for each input, also over pairs of images alike in margin (20 bins); on the right how far the attribution is above it (paired); "
+        "(d) AUROC for each input, also over pairs of images alike in margin (20 bins); dotted line: AUROC of the margin itself; on the right how far the attribution is "
+        "above (paired); "
         f"small grey marks: {', '.join(others)}. (e): {scores.network_text(tables['imagenet'])}. "
         f"Missing S: {scores.missing_text(tables['main'])}; {scores.beyond_text(tables['main'])}."
     )
@@ -82,7 +85,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
 
 
 def draw_aurocs(ax: Axes, numbers: pd.DataFrame) -> None:
-    names = [name for name in style.INPUT_LABELS if name in set(numbers["input"])]
+    names = [name for name in style.INPUT_LABELS if name in set(numbers.loc[numbers["panel"] == "main", "input"])]
     for shift, (measure, what, mark, filled) in zip((-0.2, 0.0, 0.2), MARKS.values(), strict=True):
         some = numbers[(numbers["measure"] == measure) & (numbers["what"] == what)]
         for panel, size in (("others", 2.2), ("main", 3.5)):
@@ -94,6 +97,8 @@ def draw_aurocs(ax: Axes, numbers: pd.DataFrame) -> None:
                         markeredgewidth=0.7, elinewidth=0.7, zorder=3 if panel == "main" else 2)  # fmt: skip
     for _, row in numbers[(numbers["panel"] == "main") & (numbers["what"] == "first - this")].iterrows():
         ax.text(1.02, names.index(row["input"]), scores.interval_text(row), transform=ax.get_yaxis_transform(), va="center", fontsize=5.8, color="#333333")
+    for _, row in numbers[(numbers["measure"] == "margin") & (numbers["what"] == "auroc")].iterrows():
+        ax.axvline(row["y"], color="#444444", linestyle=":", linewidth=0.8, zorder=1)
     if len(names) > 1:
         ax.text(1.02, names.index(PANELS[0]), "(a) above it by", transform=ax.get_yaxis_transform(), va="center", fontsize=5.8, color="#333333")
     ax.axvline(0.5, color="#888888", linewidth=0.5, zorder=0)
