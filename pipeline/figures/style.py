@@ -17,7 +17,7 @@ MARKS = {"grad": "x", "gbp": "o", "rectgrad": "s", "lrp": "^", "dtd": "v", "acti
 LABELS = {"grad": "Gradient", "gbp": "GBP", "rectgrad": "RectGrad", "lrp": r"LRP ($z^+$)", "dtd": "DTD", "activation": "Activation"}
 # Relatives of a rule have its colour, and a line and a mark of their own.
 COLOURS |= {"deconvnet": COLOURS["gbp"], "lrp_epsilon": COLOURS["lrp"], "lrp_alphabeta": COLOURS["lrp"]}
-MARKS |= {"deconvnet": "h", "lrp_epsilon": "<", "lrp_alphabeta": ">"}
+MARKS |= {"deconvnet": "H", "lrp_epsilon": "1", "lrp_alphabeta": "2"}
 LABELS |= {"deconvnet": "DeconvNet", "lrp_epsilon": r"LRP-$\varepsilon$", "lrp_alphabeta": r"LRP-$\alpha\beta$"}
 RULE_LINES = {**dict.fromkeys(COLOURS, "-"), "deconvnet": "--", "lrp_epsilon": ":", "lrp_alphabeta": "--"}
 
