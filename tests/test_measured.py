@@ -1,6 +1,8 @@
 """Numbers of real networks: what was measured once must come out again."""
 
+import os
 import re
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,48 +15,60 @@ from pipeline.data import Cifar10, Folder, PackagedSamples
 from pipeline.images import OnError, load_batches
 from pipeline.laws import BatchNormReset, Gaussian, Part, Scale, Uniform
 from pipeline.metrics import alignment, naive_alignment
-from pipeline.models import Torchvision, Vgg16Cifar
+from pipeline.models import ResNet18Cifar, Torchvision, Vgg16Cifar
 from pipeline.weights import Checkpoint, network_of
 
 PLAIN: dict = {"base": None, "depth": None, "part": Part.top, "batchnorm": BatchNormReset.identity}
 ALL = {"only": None, "limit": None, "step": 1, "seed": None, "on_error": OnError.stop}
 SAMPLES = PackagedSamples(**ALL, package="foolbox", folder="data", pattern="cifar10_*.png")
 CIFAR = Vgg16Cifar(10, False, 0.0)
-CARD = Path(__file__).parents[1] / "pipeline" / "checkpoints" / "vgg16_cifar10.md"
+CHECKPOINTS = Path(__file__).parents[1] / "pipeline" / "checkpoints"
+SHIPPED = {  # model, share of CIFAR-10's test images (as JPEG copies) that it has to get right at least, size in megabytes at most
+    "vgg16_cifar10": (CIFAR, 0.87, 32),
+    "resnet18_cifar10": (ResNet18Cifar(10, 32, False), 0.88, 6),
+    "resnet18_w16_101_cifar10": (ResNet18Cifar(10, 16, False), 0.84, 1.5),
+}
 
 
 def first(images, model, count):
     return next(load_batches(images, model.preprocessing(), count, 0, OnError.stop, []))
 
 
-def shipped():
-    return network_of(Checkpoint("vgg16_cifar10", []), CIFAR, 0, torch.float32, lambda: None)
+def shipped(name: str):
+    return network_of(Checkpoint(name, []), SHIPPED[name][0], 0, torch.float32, lambda: None)
 
 
-def test_the_shipped_network_knows_the_sample_images():
-    network, batch = shipped(), first(SAMPLES.images(), CIFAR, 20)
-    assert network.depth == 16 and network.names[0] == "conv1_1" and network.names[-1] == "fc8"
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_network_knows_the_sample_images(name):
+    network, batch = shipped(name), first(SAMPLES.images(), SHIPPED[name][0], 20)
     assert (network.forward(batch.x).logits.argmax(1) == batch.labels).float().mean() >= 0.8
-    file = CARD.with_suffix(".safetensors")
-    assert file.stat().st_size < 32e6
+    assert (CHECKPOINTS / f"{name}.safetensors").stat().st_size < SHIPPED[name][2] * 1e6
 
 
-def test_the_shipped_network_is_as_accurate_as_its_card_says(tmp_path_factory):
+def test_layers_of_the_shipped_vgg():
+    network = shipped("vgg16_cifar10")
+    assert network.depth == 16 and network.names[0] == "conv1_1" and network.names[-1] == "fc8"
+
+
+def test_every_checkpoint_has_a_card():
+    assert {file.stem for file in CHECKPOINTS.glob("*.safetensors")} == {file.stem for file in CHECKPOINTS.glob("*.md")} == set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_network_is_as_accurate_as_its_card_says(name, cifar10_jpeg):
     """On a tenth of the JPEG test set, within sampling error."""
-    root = unpacked(tmp_path_factory)
-    images = Cifar10(**{**ALL, "step": 10}, root=str(root), download=False).images()
-    network, right = shipped(), 0
-    for batch in load_batches(images, CIFAR.preprocessing(), 100, 0, OnError.stop, []):
+    images = Cifar10(**{**ALL, "step": 10}, root=str(cifar10_jpeg), download=False).images()
+    model, least, _ = SHIPPED[name]
+    network, right = shipped(name), 0
+    for batch in load_batches(images, model.preprocessing(), 100, 0, OnError.stop, []):
         right += int((network.forward(batch.x).logits.argmax(1) == batch.labels).sum())
-    stated = float(re.search(r"accuracy[^\n]*?([\d.]+) %", CARD.read_text())[1]) / 100
-    assert stated >= 0.87
+    stated = float(re.search(r"accuracy[^\n]*?([\d.]+) %", (CHECKPOINTS / f"{name}.md").read_text())[1]) / 100
+    assert stated >= least
     assert abs(right / len(images) - stated) < 4 * np.sqrt(stated * (1 - stated) / len(images))
 
 
-def unpacked(tmp_path_factory):
-    import os
-    import tarfile
-
+@pytest.fixture(scope="module")
+def cifar10_jpeg(tmp_path_factory) -> Path:
     archive = Path(os.environ.get("PIPELINE_TEST_DATA", "")) / "cifar10_jpeg.tar.xz"
     if not os.environ.get("PIPELINE_TEST_DATA") or not archive.is_file():
         pytest.skip("PIPELINE_TEST_DATA holds no cifar10_jpeg.tar.xz")
