@@ -27,6 +27,7 @@ SHIPPED = {  # model, share of CIFAR-10's test images (as JPEG copies) that it h
     "vgg16_cifar10": (CIFAR, 0.87, 32),
     "resnet18_cifar10": (ResNet18Cifar(10, 32, False), 0.88, 6),
     "resnet18_w16_101_cifar10": (ResNet18Cifar(10, 16, False), 0.84, 1.5),
+    "resnet18_w16_102_cifar10": (ResNet18Cifar(10, 16, False), 0.82, 1.5),
 }
 
 
