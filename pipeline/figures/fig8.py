@@ -78,7 +78,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     style.panel_title(ax, "e", f"{imagenet['series'].iloc[0]}, attribution", pad=11)
     ax.set(xlim=scores.sides(imagenet), xlabel="S")
     figure.axes[0].legend(
-        handles=[Line2D([], [], color=colour, linestyle=line, label=group) for group, (colour, line) in style.OUTCOMES.items()], loc="upper right", fontsize=6
+        handles=[Line2D([], [], color=colour, linestyle=line, label=group) for group, (colour, line) in style.OUTCOMES.items()], loc="upper left", fontsize=6
     )
     style.caption(figure, text)
     return figure
