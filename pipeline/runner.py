@@ -261,8 +261,11 @@ def draw_figure(figure: str, sweeps: dict[str, list[Cell]], profile: str, run: R
 @cache
 def drawing_code() -> str:
     """What a figure depends on beside its tables: the code that draws, and the libraries."""
-    files = [*sorted((Path(__file__).parent / "figures").glob("*.py")), Path(__file__).parent / "metrics.py"]
-    return digest({"files": [file_hash(file) for file in files], "versions": [metadata.version(name) for name in ("matplotlib", "seaborn", "pandas", "numpy")]})
+    here = Path(__file__).parent
+    files = [*sorted((here / "figures").glob("*.py")), here / "metrics.py", here / "statistics.py"]
+    return digest(
+        {"files": [file_hash(file) for file in files], "versions": [metadata.version(name) for name in ("matplotlib", "seaborn", "pandas", "numpy", "diptest")]}
+    )
 
 
 def facts(cell: Cell) -> dict[str, Any]:

@@ -5,7 +5,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.figures import scores, style
-from pipeline.statistics import density, silverman
+from pipeline.statistics import LOW
 
 FORMS = {  # sweep, a column that tells its cells apart, and what it is called
     "label": (None, "class: label"),
@@ -30,10 +29,7 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     rows: list[list] = []
     for rule, table in tables["rules"].groupby("rule", sort=False):
         own = table[table["input"] == "attribution"]
-        values = own["s_own"].dropna().to_numpy()
-        if len(values) >= scores.LEAST and (width := silverman(values)) > 0:
-            grid, f = (points[1 :: scores.THIN] for points in density(values, width))
-            rows += [["a", rule, "attribution", "s_own", "all", x, y, np.nan, np.nan, len(values)] for x, y in zip(grid, f, strict=True)]
+        rows += scores.curve(["a", rule, "attribution", "s_own", "all"], own["s_own"].dropna().to_numpy())
         rows += [row for measure in scores.MEASURES for row in scores.aurocs("b", rule, table, measure)]
     rule = tables["label"]["rule"].iloc[0]
     forms = {"as in Fig. 8": tables["rules"][tables["rules"]["rule"] == rule]}
@@ -63,7 +59,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
                      markeredgecolor=colour, errorbar=None, legend=False)  # fmt: skip
     dense = numbers[(numbers["what"] == "all") & (numbers["y"] > 0.01 * numbers["y"].where(numbers["what"] == "all").max())]
     densities.axvline(0, color="#888888", linewidth=0.5, zorder=0)
-    densities.set(xlabel="S", ylabel="density", yticks=[], xlim=(max(-3.0, dense["x"].min()), 1.03))
+    densities.set(xlabel="S", ylabel="density", yticks=[], xlim=(max(LOW, dense["x"].min()), 1.03))
     style.panel_title(densities, "a", "S of each rule's map, all images")
     rules = list(numbers.loc[numbers["panel"] == "b", "series"].unique())
     draw_dots(figure.add_subplot(grid[0, 2]), numbers[numbers["panel"] == "b"], {rule: style.rule_look(rule)[3] for rule in rules}, "b", "rules")

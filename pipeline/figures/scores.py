@@ -34,12 +34,16 @@ def distribution(panel: str, series: str, table: pd.DataFrame, measure: str) -> 
     labels = [panel, series, table["input"].iloc[0], measure]
     rows: list[list] = []
     for group, values in groups(table, measure).items():
-        if len(values) >= LEAST and (width := silverman(values)) > 0:
-            grid, f = (points[1::THIN] for points in density(values, width))
-            rows += [[*labels, group, x, y, NAN, NAN, len(values)] for x, y in zip(grid, f, strict=True)]
-        else:
-            rows += [[*labels, f"{group} image", x, NAN, NAN, NAN, len(values)] for x in values]
+        rows += curve([*labels, group], values) or [[*labels, f"{group} image", x, NAN, NAN, NAN, len(values)] for x in values]
     return rows + peaks(labels, table[measure].dropna().to_numpy())
+
+
+def curve(labels: Sequence[str], values: np.ndarray) -> list[list]:
+    """The density of values, of area 1 and Silverman's width; nothing where they are few or all equal."""
+    if len(values) < LEAST or (width := silverman(values)) == 0:
+        return []
+    grid, f = (points[1::THIN] for points in density(values, width))
+    return [[*labels, x, y, NAN, NAN, len(values)] for x, y in zip(grid, f, strict=True)]
 
 
 def peaks(labels: Sequence[str], values: np.ndarray) -> list[list]:
@@ -163,4 +167,4 @@ def sides(numbers: pd.DataFrame) -> tuple[float, float]:
     tall = dense[dense["y"] > 0.01 * dense.groupby(["panel", "series", "input", "measure", "what"])["y"].transform("max")]
     single = numbers.loc[numbers["what"].isin([f"{group} image" for group in style.OUTCOMES]), "x"]
     low = min(tall["x"].min() if len(tall) else 0.0, single.min() if len(single) else 0.0, -0.5)
-    return max(-3.0, low - 0.05), 1.03
+    return max(LOW, low - 0.05), 1.03
