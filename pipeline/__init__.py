@@ -5,8 +5,8 @@ Reading order: network.py (trace, record) -> rules.py -> walk.py (gradients, the
 """
 
 from pipeline.api import attribute, cascade, rule, trace
+from pipeline.engine.network import Network
 from pipeline.errors import UserError
-from pipeline.metrics import alignment
-from pipeline.network import Network
+from pipeline.measures.maps import alignment
 
 __all__ = ["Network", "UserError", "alignment", "attribute", "cascade", "rule", "trace"]

@@ -8,12 +8,12 @@ import pandas as pd
 import yaml
 from torch import Tensor
 
-from pipeline import walk
+from pipeline.engine import walk
+from pipeline.engine.network import Network, trace
+from pipeline.engine.rules import RULES, Gbp, Rule
 from pipeline.errors import UserError
-from pipeline.metrics import alignment
-from pipeline.network import Network, trace
-from pipeline.paths import CONF
-from pipeline.rules import RULES, Gbp, Rule
+from pipeline.files import CONF
+from pipeline.measures.maps import alignment
 
 __all__ = ["attribute", "cascade", "rule", "trace"]
 
@@ -35,7 +35,15 @@ def rule(name: str, **settings: Any) -> Rule:
     return cls(**{k: convert[k](v) if k in convert and not isinstance(v, Enum) else v for k, v in values.items()})
 
 
-def attribute(network: Network, x: Tensor, by: str | Rule = "gbp", *, target: Tensor | None = None, bottom: bool = False, layer: int | None = None) -> Tensor:
+def attribute(
+    network: Network,
+    x: Tensor,
+    by: str | Rule = "gbp",
+    *,
+    target: Tensor | None = None,
+    bottom: bool = False,
+    layer: int | None = None,
+) -> Tensor:
     """The attribution map of each image, of x's shape (B, C, H, W).
 
     by: a rule or its name; target: (B,) classes to explain, by default the decisions; bottom: with the method's bottom
@@ -53,7 +61,13 @@ def attribute(network: Network, x: Tensor, by: str | Rule = "gbp", *, target: Te
     return r
 
 
-def cascade(network: Network, x: Tensor, by: Iterable[str | Rule] = ("gbp", "rectgrad", "lrp", "activation"), *, target: Tensor | None = None) -> pd.DataFrame:
+def cascade(
+    network: Network,
+    x: Tensor,
+    by: Iterable[str | Rule] = ("gbp", "rectgrad", "lrp", "activation"),
+    *,
+    target: Tensor | None = None,
+) -> pd.DataFrame:
     """Input alignment (1) under cascade substitution (19): a row per rule, image (its position in x) and N = 0..L."""
     rules = [(r, rule(r)) if isinstance(r, str) else (type(r).__name__, r) for r in by]
     record = network.forward(x)

@@ -20,11 +20,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.cell import Cell, digest
 from pipeline.errors import UserError
-from pipeline.parsing import GROUPS, SCOPED, All, Profile, Sweeps, composed, figure_cells, parse, parse_cell
-from pipeline.paths import CONF
-from pipeline.runner import Run, draw_figure, run_cells
+from pipeline.files import CONF
+from pipeline.run.cell import Cell, digest
+from pipeline.run.parsing import GROUPS, SCOPED, All, Profile, Sweeps, composed, figure_cells, parse, parse_cell
+from pipeline.run.runner import Run, draw_figure, run_cells
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -38,14 +38,19 @@ def app(cfg: DictConfig) -> None:
 def dispatch(cfg: DictConfig, hydra_config: Any) -> None:
     """Compute one table or draw one figure, and print its path."""
     choices = hydra_config.runtime.choices
-    unknown = [str(key) for key in cfg if key not in (*GROUPS, "seed", "dtype", "target", "scoped", "run", "profile", "figure")]
+    unknown = [
+        str(key) for key in cfg if key not in (*GROUPS, "seed", "dtype", "target", "scoped", "run", "profile", "figure")
+    ]
     if unknown:
         raise UserError(f"there is no setting '{unknown[0]}'; see python -m pipeline --help")
     run = parse(cfg.run, Run, "run")
     if choices.get("figure") in (None, "null"):
         cells = cells_of(cfg, choices, hydra_config.overrides.task)
         tables = run_cells(cells, run)
-        picture, drawn = cells[0].spec.picture, [cell for cell, table in zip(cells, tables, strict=True) if has_maps(cell, table)]
+        picture, drawn = (
+            cells[0].spec.picture,
+            [cell for cell, table in zip(cells, tables, strict=True) if has_maps(cell, table)],
+        )
         if picture and drawn:
             name = f"{picture}_{digest({'cells': [cell.key for cell in drawn]})}"
             print(*made(draw_figure(picture, {picture: drawn}, "", replace(run, force=False), name)), sep="\n")
@@ -67,7 +72,10 @@ def figures_of(cfg: DictConfig, choice: str, overrides: list[str]) -> dict[str, 
     if "names" not in cfg.figure:
         return {choice: cfg.figure}
     others = [o for o in overrides if not o.startswith(("figure=", "figure."))]
-    return {name: compose("config", overrides=[*others, f"figure={name}"]).figure for name in parse(cfg.figure, All, "figure=all").names}
+    return {
+        name: compose("config", overrides=[*others, f"figure={name}"]).figure
+        for name in parse(cfg.figure, All, "figure=all").names
+    }
 
 
 def cells_of(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) -> list[Cell]:
@@ -132,7 +140,9 @@ def main() -> None:
     """Run the command line; one sentence and exit code 1 for what the user can mend, 130 when interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     arguments = [SCOPED.sub(r"+scoped.\1.\2", arg) for arg in with_profile(sys.argv[1:])]
-    sys.argv[1:] = sorted(arguments, key=lambda arg: arg not in ("-m", "--multirun"))  # argparse wants the flag at an end
+    sys.argv[1:] = sorted(
+        arguments, key=lambda arg: arg not in ("-m", "--multirun")
+    )  # argparse wants the flag at an end
     try:
         app()
     except (HydraException, OmegaConfBaseException) as error:

@@ -3,6 +3,7 @@
 import hashlib
 
 import numpy as np
+import torch
 
 
 def derived_seed(*key: int) -> int:
@@ -13,3 +14,8 @@ def derived_seed(*key: int) -> int:
 def name_seed(name: str) -> int:
     """A 63-bit seed from a name, such as an image's."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+
+
+def keyed(*key: int) -> torch.Generator:
+    """A generator of its own for each key."""
+    return torch.Generator().manual_seed(derived_seed(*key))

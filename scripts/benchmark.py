@@ -26,12 +26,16 @@ import torchvision
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pipeline.metrics import alignment
-from pipeline.network import Network, trace
-from pipeline.rules import GRAD, Add, AlphaBeta, FirstLayer, Gbp, RectGrad, Rule, Start
-from pipeline.walk import attribute, cascade, one_hot, walk
+from pipeline.engine.network import Network, trace
+from pipeline.engine.rules import GRAD, Add, AlphaBeta, FirstLayer, Gbp, RectGrad, Rule, Start
+from pipeline.engine.walk import attribute, cascade, one_hot, walk
+from pipeline.measures.maps import alignment
 
-RULES: dict[str, Rule] = {"gbp": Gbp(), "rectgrad": RectGrad(0.9), "lrp": AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, Start.unit, Add.proportional)}
+RULES: dict[str, Rule] = {
+    "gbp": Gbp(),
+    "rectgrad": RectGrad(0.9),
+    "lrp": AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, Start.unit, Add.proportional),
+}
 
 
 def vgg16(device: str) -> nn.Module:
@@ -64,7 +68,9 @@ def hooked(model: nn.Module, memory_format: torch.memory_format) -> Callable[[Te
     depth = len(relus) + 1  # the classifier has none
     guided = set()
     for relu in relus:
-        relu.register_full_backward_hook(lambda module, grad_in, grad_out: (grad_in[0].clamp(min=0),) if module in guided else None)
+        relu.register_full_backward_hook(
+            lambda module, grad_in, grad_out: (grad_in[0].clamp(min=0),) if module in guided else None
+        )
 
     def run(x: Tensor) -> dict[int, Tensor]:
         x = x.detach().to(memory_format=memory_format).requires_grad_()
@@ -97,7 +103,9 @@ def multiply_adds(network: Network, x: Tensor) -> float:
     """Multiply-adds of one sweep of one rule, with its forward pass: the L - l + 1 branches and the chain through layer l."""
     record, total = network.forward(x), 0
     for op in network.layers:
-        used = network.depth - op.unit + 2 - (op.unit in (1, network.depth))  # at the ends the chain is one of the branches
+        used = (
+            network.depth - op.unit + 2 - (op.unit in (1, network.depth))
+        )  # at the ends the chain is one of the branches
         total += (used + 1) * record.values[op.output].numel() * op.module.weight[0].numel()  # type: ignore[union-attr,index]
     return total
 
@@ -114,7 +122,11 @@ def peak_growth(rule: str, size: int, batch: int, device: str, threads: int | No
     """Bytes by which one sweep raises the peak over what the model holds; to be run in a process of its own."""
     torch.set_num_threads(threads or torch.get_num_threads())
     network, x = trace(vgg16(device)), torch.randn(batch, 3, size, size, device=device)
-    peak = torch.cuda.max_memory_allocated if device == "cuda" else lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak = (
+        torch.cuda.max_memory_allocated
+        if device == "cuda"
+        else lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    )
     unit = 1 if sys.platform == "darwin" else 1024
     if device == "cuda":  # forget the peak of building the model
         torch.cuda.reset_peak_memory_stats()
@@ -146,7 +158,9 @@ def single_maps(model: nn.Module, network: Network, x: Tensor) -> dict[str, dict
                 return attributor(x.clone().requires_grad_(), nn.functional.one_hot(target, 1000).to(x))
 
         calls["gbp"]["Zennit"] = lambda: zennit(GuidedBackprop())
-        calls["lrp"]["Zennit"] = lambda: zennit(LayerMapComposite([(Activation, Pass()), ((Convolution, Linear), ZPlus())]))
+        calls["lrp"]["Zennit"] = lambda: zennit(
+            LayerMapComposite([(Activation, Pass()), ((Convolution, Linear), ZPlus())])
+        )
     return calls
 
 
@@ -162,8 +176,14 @@ def main() -> None:
     torch.set_num_threads(args.threads or torch.get_num_threads())
     warnings.filterwarnings("ignore")  # Captum's, about its hooks
     device, rule = args.device, RULES[args.rule]
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, {device} ({name}); VGG16 with random weights, {args.rule}, batch {args.batch}, {args.size} px, float32")
+    name = (
+        torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    )
+    print(
+        f"torch {torch.__version__}, {device} ({name}); VGG16 with random weights, {args.rule}, batch {args.batch}, {args.size} px, float32"
+    )
 
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         growth = pool.submit(peak_growth, args.rule, args.size, args.batch, device, args.threads).result()
@@ -178,18 +198,27 @@ def main() -> None:
     apart = max(float((mine[n] - theirs).abs().max()) for run in sides.values() for n, theirs in run().items())
     first = {side: seconds(run, device) for side, run in sides.items()}
     side = min(first, key=first.__getitem__)
-    print(f"alignments of the two sides differ by at most {apart:.1e}; " + ", ".join(f"{name} {t:.2f} s" for name, t in first.items()))
+    print(
+        f"alignments of the two sides differ by at most {apart:.1e}; "
+        + ", ".join(f"{name} {t:.2f} s" for name, t in first.items())
+    )
 
     times = alternate({"sweep": lambda: sweep(network, x, rule), side: sides[side]}, args.repeats, device)
     middle = {name: statistics.median(t) for name, t in times.items()}
     rate, best = multiply_adds(network, x) / middle["sweep"], convolution_rate(device)
     print(f"sweep {middle['sweep']:.2f} s, {side} {middle[side]:.2f} s (medians of {args.repeats})")
-    print(f"sweep: {2e-9 * rate:.0f} GFLOP/s, {rate / best:.0%} of a large convolution's {2e-9 * best:.0f}; peak memory over the model's {growth / 1e9:.2f} GB")
+    print(
+        f"sweep: {2e-9 * rate:.0f} GFLOP/s, {rate / best:.0%} of a large convolution's {2e-9 * best:.0f}; peak memory over the model's {growth / 1e9:.2f} GB"
+    )
     for kind, calls in single_maps(model, network, x).items():
         found = alternate(calls, args.repeats, device)
-        ratio = {name: statistics.median(a / b for a, b in zip(found["this program"], t, strict=True)) for name, t in found.items()}
+        ratio = {
+            name: statistics.median(a / b for a, b in zip(found["this program"], t, strict=True))
+            for name, t in found.items()
+        }
         print(
-            f"one map, {kind} (ratio this program / it): " + ", ".join(f"{name} {statistics.median(t):.2f} s ({ratio[name]:.2f})" for name, t in found.items())
+            f"one map, {kind} (ratio this program / it): "
+            + ", ".join(f"{name} {statistics.median(t):.2f} s ({ratio[name]:.2f})" for name, t in found.items())
         )
     ratios = [a / b for a, b in zip(times["sweep"], times[side], strict=True)]
     print(f"ratio sweep / {side}: {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f})")

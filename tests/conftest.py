@@ -36,7 +36,12 @@ def run(monkeypatch, capsys, tmp_path) -> Callable[..., Ended]:
         monkeypatch.setattr(
             sys,
             "argv",
-            ["pipeline", f"run.output={output or tmp_path / 'outputs'}", *([] if any("run.device" in arg for arg in args) else ["run.device=cpu"]), *args],
+            [
+                "pipeline",
+                f"run.output={output or tmp_path / 'outputs'}",
+                *([] if any("run.device" in arg for arg in args) else ["run.device=cpu"]),
+                *args,
+            ],
         )
         code = 0
         try:

@@ -98,7 +98,9 @@ def gradient_form(relevance: Vector, a: Vector) -> Vector:
     return [relevance[i] / a[i] if a[i] != 0 else 0.0 for i in range(len(a))]
 
 
-def lrp(net: Layers, x: Vector, target: int, start: str, bottom: str, box: tuple[Vector, Vector] | None = None) -> Vector:
+def lrp(
+    net: Layers, x: Vector, target: int, start: str, bottom: str, box: tuple[Vector, Vector] | None = None
+) -> Vector:
     """z+ from the output to A_1 in relevances, as the LRP literature writes it; the bottom as `bottom` says.
 
     "split", "zbox": the pixels' relevance. "plain", "plus": r_0 = W_1 r_1, or W_1+ with z+'s normalisation.
@@ -121,7 +123,9 @@ def lrp(net: Layers, x: Vector, target: int, start: str, bottom: str, box: tuple
     return times(w_plus, [relevance[j] / z_plus_1[j] for j in range(len(z[1]))])
 
 
-def descend(net: Layers, a: list[Vector], r: Vector, top: int, rule_at: Callable[[int], str], quantile: str = "0.9") -> Vector:
+def descend(
+    net: Layers, a: list[Vector], r: Vector, top: int, rule_at: Callable[[int], str], quantile: str = "0.9"
+) -> Vector:
     """r_0 from r_top, layer l under the rule `rule_at(l)`."""
     for depth in range(top, 0, -1):
         if depth < len(net):

@@ -55,7 +55,9 @@ class Drawn(nn.Module):
     def __init__(self, layers: list[Layer], size: tuple[int, int], view: bool):
         super().__init__()
         self.layers, self.view, self.skips = layers, view, []
-        self.convs = nn.ModuleList(nn.Conv2d(CHANNELS, CHANNELS, s.kernel, s.stride, s.padding, s.dilation, s.groups, s.bias) for s in layers)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(CHANNELS, CHANNELS, s.kernel, s.stride, s.padding, s.dilation, s.groups, s.bias) for s in layers
+        )
         self.norms = nn.ModuleList(nn.BatchNorm2d(CHANNELS) if s.norm else nn.Sequential() for s in layers)
         self.relus = nn.ModuleList(nn.ReLU() for _ in layers)
         self.reused, self.in_place = nn.ReLU(), nn.ReLU(inplace=True)

@@ -54,7 +54,15 @@ def in_place() -> nn.Module:
         x = F.relu(m.d(x), inplace=True)
         return m.e(x.flatten(1))
 
-    return Net(run, a=conv(3, 4), b=conv(4, 4), c=conv(4, 4), d=conv(4, 4), e=nn.Linear(4 * 13 * 11, 5), relu=nn.ReLU(inplace=True))
+    return Net(
+        run,
+        a=conv(3, 4),
+        b=conv(4, 4),
+        c=conv(4, 4),
+        d=conv(4, 4),
+        e=nn.Linear(4 * 13 * 11, 5),
+        relu=nn.ReLU(inplace=True),
+    )
 
 
 def ignored_result() -> nn.Module:
@@ -65,7 +73,9 @@ def ignored_result() -> nn.Module:
         m.relu(x)
         return m.c(m.pool(x).flatten(1))
 
-    return Net(run, a=conv(3, 4), b=conv(4, 4), c=nn.Linear(4 * 6 * 5, 5), relu=nn.ReLU(inplace=True), pool=nn.MaxPool2d(2))
+    return Net(
+        run, a=conv(3, 4), b=conv(4, 4), c=nn.Linear(4 * 6 * 5, 5), relu=nn.ReLU(inplace=True), pool=nn.MaxPool2d(2)
+    )
 
 
 def reused() -> nn.Module:
@@ -146,7 +156,15 @@ def concat() -> nn.Module:
         x = torch.cat((m.relu(m.d(x)), F.max_pool2d(x, 3, 1, 1)), dim=-3)
         return m.e(torch.mean(x, dim=[2, 3], keepdim=True).flatten(1))
 
-    return Net(run, a=conv(3, 4), b=conv(4, 2), c=conv(4, 3, 1, padding=0), d=conv(13, 3), e=nn.Linear(16, 5), relu=nn.ReLU(inplace=True))
+    return Net(
+        run,
+        a=conv(3, 4),
+        b=conv(4, 2),
+        c=conv(4, 3, 1, padding=0),
+        d=conv(13, 3),
+        e=nn.Linear(16, 5),
+        relu=nn.ReLU(inplace=True),
+    )
 
 
 def bottleneck() -> nn.Module:
@@ -176,7 +194,16 @@ def pre_activation() -> nn.Module:
         x += m.d(F.relu(x))
         return m.e((x + kept).mean((2, 3)))
 
-    return Net(run, a=conv(3, 4), b=conv(4, 4), c=conv(4, 4), d=conv(4, 4), e=nn.Linear(4, 5), relu=nn.ReLU(inplace=True), shortcut=nn.Identity())
+    return Net(
+        run,
+        a=conv(3, 4),
+        b=conv(4, 4),
+        c=conv(4, 4),
+        d=conv(4, 4),
+        e=nn.Linear(4, 5),
+        relu=nn.ReLU(inplace=True),
+        shortcut=nn.Identity(),
+    )
 
 
 def saturated() -> nn.Module:

@@ -13,7 +13,9 @@ def check_texts(figure: Figure) -> None:
     for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
         low, high = sorted(axis.get_view_interval())
         outside = [tick for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high]
-        texts = [t for t in texts if t not in [label for tick in outside for label in (tick.label1, tick.label2)]]  # these are not drawn
+        texts = [
+            t for t in texts if t not in [label for tick in outside for label in (tick.label1, tick.label2)]
+        ]  # these are not drawn
     boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts]
     for text, box in boxes:
         assert box.x0 > -1 and box.x1 < width + 1 and box.y0 > -1 and box.y1 < height + 1, text

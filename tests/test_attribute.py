@@ -5,18 +5,20 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline import walk
 from pipeline.api import rule
-from pipeline.metrics import alignment, chroma
-from pipeline.network import trace
-from pipeline.rules import Gbp
+from pipeline.engine import walk
+from pipeline.engine.network import trace
+from pipeline.engine.rules import Gbp
+from pipeline.measures.maps import alignment, chroma
 from tests import tiny
 
 
 def made(ended):
     assert ended.code == 0, ended.err
     folder = ended.made[-1].parent
-    return pd.read_parquet(folder / "table.parquet"), {f.stem: safetensors.torch.load_file(f) for f in folder.glob("*.safetensors")}
+    return pd.read_parquet(folder / "table.parquet"), {
+        f.stem: safetensors.torch.load_file(f) for f in folder.glob("*.safetensors")
+    }
 
 
 @pytest.fixture
@@ -26,7 +28,9 @@ def checkpoint(tmp_path) -> str:
 
 
 def test_maps_are_those_of_the_walk(cell, checkpoint):
-    table, tensors = made(cell("experiment=attribute", "rule=lrp", "weights=checkpoint", f"weights.path={checkpoint}", "run.batch_size=2"))
+    table, tensors = made(
+        cell("experiment=attribute", "rule=lrp", "weights=checkpoint", f"weights.path={checkpoint}", "run.batch_size=2")
+    )
     model = tiny.network()
     model.load_state_dict(torch.load(checkpoint))
     record = trace(model, mean=[0.5] * 3, std=[0.25] * 3).forward(tensors["inputs"]["x"])
@@ -35,7 +39,9 @@ def test_maps_are_those_of_the_walk(cell, checkpoint):
         torch.testing.assert_close(tensors["maps"][key], walk.attribute(record, rule("lrp"), bottom=bottom))
     r, x = tensors["maps"]["without_bottom"], tensors["inputs"]["x"]
     for column, values in (("alignment", alignment(r, x)), ("alignment_chroma", alignment(chroma(r), chroma(x)))):
-        torch.testing.assert_close(torch.tensor(table[column].tolist(), dtype=torch.float64), values, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            torch.tensor(table[column].tolist(), dtype=torch.float64), values, rtol=1e-5, atol=1e-6
+        )
     probability = record.logits.softmax(1).amax(1)
     torch.testing.assert_close(torch.tensor(table["probability"].tolist()), probability, rtol=1e-5, atol=1e-6)
 
@@ -55,7 +61,13 @@ def test_the_activation_starts_at_each_layer_with_gbp_below(cell, checkpoint):
 
 
 def test_similarity_compares_with_the_unmodified_network(cell, checkpoint):
-    args = ("experiment=attribute", "weights=gaussian", f"weights.base={checkpoint}", "experiment.original=true", "target=original")
+    args = (
+        "experiment=attribute",
+        "weights=gaussian",
+        f"weights.base={checkpoint}",
+        "experiment.original=true",
+        "target=original",
+    )
     same, _ = made(cell(*args, "weights.depth=0"))
     other, _ = made(cell(*args, "weights.depth=2"))
     assert (same["similarity"] > 1 - 1e-6).all() and (other["similarity"] < 0.99).all()
@@ -69,9 +81,13 @@ def test_rule_all_makes_a_table_each_and_one_picture(cell):
     assert suffixes == [".csv", ".png", ".pdf"] + [".parquet"] * 6
     settings = [(path.parent / "manifest.json").read_text() for path in ended.made[3:]]
     rules = [json.loads(text)["key"]["rule"] for text in settings]
-    assert [r["is"] for r in rules] == ["Grad", "Gbp", "RectGrad", "AlphaBeta", "AlphaBeta", "Activation"] and rules[2]["quantile"] == 0.5
+    assert [r["is"] for r in rules] == ["Grad", "Gbp", "RectGrad", "AlphaBeta", "AlphaBeta", "Activation"] and rules[2][
+        "quantile"
+    ] == 0.5
     drawn = pd.read_csv(ended.made[0])
-    assert set(drawn["rule"]) == {"grad", "gbp", "rectgrad", "lrp", "dtd", "activation"} and len(drawn) == 2 * (5 * 2 + 2)
+    assert set(drawn["rule"]) == {"grad", "gbp", "rectgrad", "lrp", "dtd", "activation"} and len(drawn) == 2 * (
+        5 * 2 + 2
+    )
     assert len(cell("rule=all", "data.limit=2").made) == 6  # of any experiment
 
 
@@ -93,7 +109,9 @@ def test_more_images_than_are_drawn(cell, tmp_path):
     folder = tiny.images(tmp_path / "many", 10)
     ended = cell("experiment=attribute", "rule=all", "rule.names=[gbp,lrp]", f"data.root={folder}")
     drawn = pd.read_csv(ended.made[0])
-    tables = [pd.read_parquet(path).assign(rule=rule) for path, rule in zip(ended.made[3:], ("gbp", "lrp"), strict=True)]
+    tables = [
+        pd.read_parquet(path).assign(rule=rule) for path, rule in zip(ended.made[3:], ("gbp", "lrp"), strict=True)
+    ]
     together = pd.concat(tables, ignore_index=True)
     assert drawn["image"].nunique() == 8 and set(drawn["key"]) == {"without_bottom", "with_bottom"}
     for _, row in drawn.iterrows():  # the maps of a sweep stand in the order of its tables' rows
@@ -104,7 +122,9 @@ def test_more_images_than_are_drawn(cell, tmp_path):
 def test_pictures_of_other_rules_stay(cell):
     names = {cell("experiment=attribute", f"rule={name}", "data.limit=1").made[2] for name in ("gbp", "lrp")}
     assert len(names) == 2 and all(path.is_file() for path in names)
-    assert [p.suffix for p in cell("experiment=attribute", "experiment.maps=false", "data.limit=1").made] == [".parquet"]
+    assert [p.suffix for p in cell("experiment=attribute", "experiment.maps=false", "data.limit=1").made] == [
+        ".parquet"
+    ]
 
 
 def test_the_maps_file_names_its_rows(cell):
@@ -118,7 +138,12 @@ def test_a_network_without_a_final_linear_layer(cell):
     own = ("model.call=tests.tiny:ends_in_a_pool",)
     table = pd.read_parquet(cell(*own, "rule=lrp").made[-1])
     assert set(table["n"]) == {0, 1, 2} and table["alignment"].notna().any()
-    maps = [made(cell("experiment=attribute", *own, "rule=excitation_bp", f"rule.contrastive={c}"))[1]["maps"]["without_bottom"] for c in ("true", "false")]
+    maps = [
+        made(cell("experiment=attribute", *own, "rule=excitation_bp", f"rule.contrastive={c}"))[1]["maps"][
+            "without_bottom"
+        ]
+        for c in ("true", "false")
+    ]
     assert not torch.allclose(*maps)
 
 

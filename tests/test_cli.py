@@ -19,10 +19,16 @@ def test_a_table_has_its_columns_and_every_level(cell):
     table = pd.read_parquet(ended.made[-1])
     assert list(table)[:5] == ["image", "target", "n", "name", "alignment"]
     assert {f"alignment_band{i}" for i in range(4)} <= set(table)
-    assert table.groupby("image")["n"].apply(list).map(lambda n: n == [0, 1, 2, 3]).all() and table["image"].nunique() == 5
+    assert (
+        table.groupby("image")["n"].apply(list).map(lambda n: n == [0, 1, 2, 3]).all() and table["image"].nunique() == 5
+    )
     assert {p.name for p in ended.made[-1].parent.iterdir()} == {"table.parquet", "config.yaml", "manifest.json"}
     manifest = json.loads((ended.made[-1].parent / "manifest.json").read_text())
-    assert manifest["images"] == 5 and manifest["skipped"] == [] and manifest["precision"] == {"dtype": "float32", "tf32": False}
+    assert (
+        manifest["images"] == 5
+        and manifest["skipped"] == []
+        and manifest["precision"] == {"dtype": "float32", "tf32": False}
+    )
     assert yaml.safe_load((ended.made[-1].parent / "config.yaml").read_text())["rule"] == {"choice": "gbp"}
 
 
@@ -30,7 +36,9 @@ def test_a_finished_cell_is_not_computed_again_but_by_force(cell):
     made = cell("seed=3").made[-1]
     before = made.stat().st_mtime_ns
     assert cell("seed=3").made[-1].stat().st_mtime_ns == before
-    assert cell("seed=3", "run.batch_size=2").made[-1].stat().st_mtime_ns == before  # how it is computed is not what it is
+    assert (
+        cell("seed=3", "run.batch_size=2").made[-1].stat().st_mtime_ns == before
+    )  # how it is computed is not what it is
     assert cell("seed=3", "run.force=true").made[-1].stat().st_mtime_ns > before
     assert cell("seed=4").made[-1] != made
 
@@ -67,7 +75,10 @@ def test_multirun_makes_a_table_per_job(cell):
 
 
 def test_batch_size_changes_nothing(cell, tmp_path):
-    tables = [pd.read_parquet(cell(f"run.batch_size={b}", "rule=rectgrad", output=tmp_path / str(b)).made[-1]) for b in (1, 3, 5)]
+    tables = [
+        pd.read_parquet(cell(f"run.batch_size={b}", "rule=rectgrad", output=tmp_path / str(b)).made[-1])
+        for b in (1, 3, 5)
+    ]
     for table in tables[1:]:
         np.testing.assert_allclose(table["alignment"], tables[0]["alignment"], atol=1e-5)
 
@@ -106,11 +117,17 @@ COMPLAINTS = {
     "no labels": (["target=label"], "target=label needs labels"),
     "class": (["target=7"], "the model has the classes 0 to 4"),
     "target": (["target=best"], "target=best is neither decision, original, label nor a class index"),
-    "no checkpoint": (["weights=checkpoint", "weights.path=nothing.pt"], "there is no checkpoint at weights.path=nothing.pt"),
+    "no checkpoint": (
+        ["weights=checkpoint", "weights.path=nothing.pt"],
+        "there is no checkpoint at weights.path=nothing.pt",
+    ),
     "pretrained": (["model=vgg16_cifar", "weights=pretrained"], "weights=pretrained are torchvision's"),
     "depth": (["weights.depth=9"], "weights.depth=9 is no number of layers of this model, which has L = 3"),
     "class with two signs": (["target=--5"], "target=--5 is neither"),
-    "layer": (["experiment=attribute", "rule=activation", "experiment.layers=[fc9]"], "the model has no layer fc9 below its output; its layers are 0, 3"),
+    "layer": (
+        ["experiment=attribute", "rule=activation", "experiment.layers=[fc9]"],
+        "the model has no layer fc9 below its output; its layers are 0, 3",
+    ),
     "all of all": (["rule=all", "rule.names=[all]"], "names must list one option at least"),
     "all in a figure": (["figure=fig6", "rule=all"], "a figure says itself which rules it draws"),
     "no logits": (["model.call=tests.tiny:map_of_logits"], "it must return logits"),
@@ -130,7 +147,9 @@ def test_bad_input_ends_in_one_sentence(run, tmp_path, args, words):
     ended = run(*own, "data=folder", f"data.root={tiny.images(tmp_path / 'images')}", *args)
     assert ended.code == 1
     assert ended.complaint.startswith("error: ") and words in ended.complaint
-    assert sum(line.startswith("error") for line in ended.err.lower().splitlines()) == 1 and "Traceback" not in ended.err
+    assert (
+        sum(line.startswith("error") for line in ended.err.lower().splitlines()) == 1 and "Traceback" not in ended.err
+    )
     assert not list((tmp_path / "outputs").glob("results/*/[!.]*"))
 
 
@@ -165,8 +184,18 @@ def test_checkpoints(cell, tmp_path):
         return cell("weights=checkpoint", f"weights.path={file}")
 
     assert ended().code == 0
-    wrong = ended(**{"0.weight": torch.zeros(7, 3, 3, 3), "0.bias": torch.zeros(7), "3.weight": torch.zeros(1), "3.bias": torch.zeros(1)})
-    assert wrong.code == 1 and all(k in wrong.complaint for k in ("0.weight (7, 3, 3, 3) instead of (8, 3, 3, 3)", "0.bias", "3.weight", "and 1 more"))
+    wrong = ended(
+        **{
+            "0.weight": torch.zeros(7, 3, 3, 3),
+            "0.bias": torch.zeros(7),
+            "3.weight": torch.zeros(1),
+            "3.bias": torch.zeros(1),
+        }
+    )
+    assert wrong.code == 1 and all(
+        k in wrong.complaint
+        for k in ("0.weight (7, 3, 3, 3) instead of (8, 3, 3, 3)", "0.bias", "3.weight", "and 1 more")
+    )
     assert "3.bias" not in wrong.complaint
     assert "NaN" in ended(**{"3.bias": torch.full((8,), float("nan"))}).complaint
     partial = ended(**{"6.weight": None, "6.bias": None})
@@ -195,18 +224,29 @@ def test_unwritable_output(cell, tmp_path):
 
 
 def test_misspelt_field_inside_a_yaml(cell, tmp_path, monkeypatch):
-    from pipeline import cli, paths
+    from pipeline import cli
+    from pipeline import files as paths
 
     copy = shutil.copytree(paths.CONF, tmp_path / "conf")
     (copy / "rule" / "rectgrad.yaml").write_text("quantil: 0.9\n")
-    monkeypatch.setattr(cli, "app", cli.hydra.main(version_base="1.3", config_path=str(copy), config_name="config")(cli.app.__wrapped__))
+    monkeypatch.setattr(
+        cli, "app", cli.hydra.main(version_base="1.3", config_path=str(copy), config_name="config")(cli.app.__wrapped__)
+    )
     ended = cell("rule=rectgrad")
     assert ended.code == 1 and "rule=rectgrad has no setting 'quantil'; did you mean quantile?" in ended.complaint
 
 
 def test_only_the_path_is_on_stdout(tmp_path):
     folder = tiny.images(tmp_path / "images")
-    command = [sys.executable, "-m", "pipeline", *tiny.OWN, "data=folder", f"data.root={folder}", f"run.output={tmp_path / 'o'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        *tiny.OWN,
+        "data=folder",
+        f"data.root={folder}",
+        f"run.output={tmp_path / 'o'}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.count("\n") == 1 and done.stdout.strip().endswith("table.parquet")
     assert "image/s" in done.stderr or "s/image" in done.stderr

@@ -8,12 +8,12 @@ from hydra.core.global_hydra import GlobalHydra
 
 from pipeline import cli
 from pipeline.api import rule
-from pipeline.cell import points
+from pipeline.engine.rules import RULES
 from pipeline.errors import UserError
 from pipeline.experiments import EXPERIMENTS
 from pipeline.figures import FIGURES
-from pipeline.paths import CONF
-from pipeline.rules import RULES
+from pipeline.files import CONF
+from pipeline.run.cell import points
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = [(group, name) for group, registry in cli.GROUPS.items() for name in registry]
@@ -39,7 +39,9 @@ def names(group: str) -> set[str]:
 
 @pytest.mark.parametrize("group", [*cli.GROUPS, "figure"])
 def test_yaml_names_are_registry_keys(group):
-    pictures = {experiment.picture for experiment in EXPERIMENTS.values()} - names("figure")  # of single tables, without sweeps
+    pictures = {experiment.picture for experiment in EXPERIMENTS.values()} - names(
+        "figure"
+    )  # of single tables, without sweeps
     assert names(group) == ((set(FIGURES) - pictures) | {"all"} if group == "figure" else set(cli.GROUPS[group]))
 
 
@@ -56,14 +58,18 @@ def test_every_yaml_parses(hydra, group, name):
 def test_every_figures_cells_expand(hydra, figure, profile):
     cfg = compose("config", overrides=[f"figure={figure}", f"profile={profile}"])
     parsed = cli.parse(cfg.profile, cli.Profile, "profile")
-    sweeps = cli.figure_cells(cli.parse(cfg.figure, cli.Sweeps, "figure"), parsed, ["data.limit=3", "rectgrad.quantile=0.8"][:1])
+    sweeps = cli.figure_cells(
+        cli.parse(cfg.figure, cli.Sweeps, "figure"), parsed, ["data.limit=3", "rectgrad.quantile=0.8"][:1]
+    )
     cells = [cell for cells in sweeps.values() for cell in cells]
     assert cells and all(cell.data.value.limit == 3 for cell in cells)
 
 
 def test_fig2_has_its_sweeps(hydra):
     cfg = compose("config", overrides=["figure=fig2", "profile=demo"])
-    sweeps = cli.figure_cells(cli.parse(cfg.figure, cli.Sweeps, "figure"), cli.parse(cfg.profile, cli.Profile, "profile"), [])
+    sweeps = cli.figure_cells(
+        cli.parse(cfg.figure, cli.Sweeps, "figure"), cli.parse(cfg.profile, cli.Profile, "profile"), []
+    )
     assert {name: len(cells) for name, cells in sweeps.items()} == {
         "random": 40,
         "trained": 4,
@@ -78,7 +84,9 @@ def test_fig2_has_its_sweeps(hydra):
 
 
 def test_points_are_a_product():
-    assert points({"with": {"a": 1}, "b": [2, 3], "c": ["x", "y"]}) == [{"a": "1", "b": b, "c": c} for b in "23" for c in "xy"]
+    assert points({"with": {"a": 1}, "b": [2, 3], "c": ["x", "y"]}) == [
+        {"a": "1", "b": b, "c": c} for b in "23" for c in "xy"
+    ]
 
 
 def test_environment_and_package_ask_for_the_same():
@@ -91,7 +99,9 @@ def test_environment_and_package_ask_for_the_same():
 
 def test_rules_by_name():
     assert rule("rectgrad").quantile == 0.9 and rule("lrp", first_layer="split").first_layer.value == "split"
-    assert {type(rule(name, **({"call": "a:b"} if name == "external" else {}))) for name in RULES} == set(RULES.values())
+    assert {type(rule(name, **({"call": "a:b"} if name == "external" else {}))) for name in RULES} == set(
+        RULES.values()
+    )
     with pytest.raises(UserError, match="no rule 'gpb'"):
         rule("gpb")
     with pytest.raises(UserError, match="no setting 'quantil'"):

@@ -8,10 +8,10 @@ import torch
 import torchvision
 from PIL import Image
 
-from pipeline.data import Cifar10, Digits, Folder, ImageNet, PackagedSamples
 from pipeline.errors import UserError
-from pipeline.images import OnError, load_batches
-from pipeline.models import Torchvision, Vgg16Cifar
+from pipeline.images.batches import OnError, load_batches
+from pipeline.images.sets import Cifar10, Digits, Folder, ImageNet, PackagedSamples
+from pipeline.networks.catalogue import Torchvision, Vgg16Cifar
 from tests import tiny
 
 ALL = {"only": None, "limit": None, "step": 1, "seed": None, "on_error": OnError.stop}
@@ -21,7 +21,9 @@ def test_preprocessing_is_the_weights_enums_own():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
     for name in ("vgg16", "alexnet", "vgg11_bn"):
         expected = torchvision.models.get_model_weights(name).DEFAULT.transforms()(image)
-        torch.testing.assert_close(Torchvision(name, []).preprocessing().transform()(image), expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            Torchvision(name, []).preprocessing().transform()(image), expected, atol=1e-6, rtol=0
+        )
 
 
 def test_packaged_samples_are_labelled():
@@ -36,13 +38,21 @@ def test_packaged_samples_are_labelled():
 
 def test_selection():
     def names(**changes):
-        return PackagedSamples(**{**ALL, **changes}, package="foolbox", folder="data", pattern="imagenet_*.jpg").images().names
+        return (
+            PackagedSamples(**{**ALL, **changes}, package="foolbox", folder="data", pattern="imagenet_*.jpg")
+            .images()
+            .names
+        )
 
     every = names()
     assert names(step=10) == every[::10]
     assert names(limit=3) == every[:3]
     drawn = names(limit=7, seed=1)
-    assert drawn == names(limit=7, seed=1) != names(limit=7, seed=2) and list(drawn) == sorted(drawn) and len(set(drawn)) == 7
+    assert (
+        drawn == names(limit=7, seed=1) != names(limit=7, seed=2)
+        and list(drawn) == sorted(drawn)
+        and len(set(drawn)) == 7
+    )
     with pytest.raises(ValueError, match="at least 1"):
         names(step=0)
 
@@ -89,11 +99,16 @@ def test_cifar10_of_torchvision(tmp_path, monkeypatch):
     base = tmp_path / "cifar-10-batches-py"
     base.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (4, 3072), dtype=np.uint8)
-    batches = {"test_batch": {"data": pixels, "labels": [3, 8, 8, 0]}, "batches.meta": {"label_names": list("abcdefghij")}}
+    batches = {
+        "test_batch": {"data": pixels, "labels": [3, 8, 8, 0]},
+        "batches.meta": {"label_names": list("abcdefghij")},
+    }
     for name, content in batches.items():
         (base / name).write_bytes(pickle.dumps(content))
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "_check_integrity", lambda self: True)
-    monkeypatch.setattr(torchvision.datasets.CIFAR10, "_load_meta", lambda self: setattr(self, "classes", list("abcdefghij")))
+    monkeypatch.setattr(
+        torchvision.datasets.CIFAR10, "_load_meta", lambda self: setattr(self, "classes", list("abcdefghij"))
+    )
     images = Cifar10(**ALL, root=str(tmp_path), download=False).images()
     assert images.names[1] == "test/00001" and images.labels == (3, 8, 8, 0)
     assert (np.asarray(images.load(2)) == pixels[2].reshape(3, 32, 32).transpose(1, 2, 0)).all()
@@ -146,7 +161,10 @@ def test_batches_are_in_order_and_the_same_with_workers(tmp_path, workers):
     batches = list(load_batches(images, Vgg16Cifar(10, False, 0.0).preprocessing(), 3, workers, OnError.stop, []))
     assert [len(b.names) for b in batches] == [3, 3, 1] and sum((b.names for b in batches), ()) == images.names
     pixels = torch.from_numpy(np.asarray(images.load(4)).copy()).permute(2, 0, 1) / 255
-    mean, std = torch.tensor(Vgg16Cifar(10, False, 0.0).preprocessing().mean), torch.tensor(Vgg16Cifar(10, False, 0.0).preprocessing().std)
+    mean, std = (
+        torch.tensor(Vgg16Cifar(10, False, 0.0).preprocessing().mean),
+        torch.tensor(Vgg16Cifar(10, False, 0.0).preprocessing().std),
+    )
     torch.testing.assert_close(batches[1].x[1], (pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1))
 
 
@@ -163,7 +181,10 @@ def test_digits_are_scikit_learns_split_without_overlap():
             shown = np.asarray(images.load(i))
             assert images.labels[i] == labels[number] and shown.shape == (32, 32, 3) and (shown == shown[..., :1]).all()
             blocks = shown[..., 0].reshape(8, 4, 8, 4).mean((1, 3)) * 16 / 255
-            assert np.corrcoef(blocks.ravel(), pixels[number])[0, 1] > 0.95 and abs(blocks.mean() - pixels[number].mean()) < 0.5
+            assert (
+                np.corrcoef(blocks.ravel(), pixels[number])[0, 1] > 0.95
+                and abs(blocks.mean() - pixels[number].mean()) < 0.5
+            )
     assert len(set(train.labels)) == 10 and Digits(**ALL, training=20).images("train").names == train.names[:20]
     with pytest.raises(UserError, match="leave some of the 1797"):
         Digits(**ALL, training=1797).images()

@@ -18,7 +18,12 @@ OVER_IMAGES = {
 @pytest.mark.parametrize("experiment, argument", OVER_IMAGES.items())
 def test_tables_over_images(cell, tmp_path, experiment, argument):
     """dtype=float64: a rank statistic of float32 (RectGrad's tau, the largest 10 %) may swap two units that differ by rounding."""
-    args = (f"experiment={experiment}", argument, "dtype=float64", *(["nfr.tolerance=1e-9"] if experiment == "nfr" else []))
+    args = (
+        f"experiment={experiment}",
+        argument,
+        "dtype=float64",
+        *(["nfr.tolerance=1e-9"] if experiment == "nfr" else []),
+    )
     first, again, whole = (
         pd.read_parquet(cell(*args, f"run.batch_size={size}", output=tmp_path / name).made[-1])
         for name, size in (("first", 2), ("again", 2), ("whole", 5))

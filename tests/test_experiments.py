@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.experiments.weight_stats import layer_stats
-from pipeline.metrics import alignment
-from pipeline.nullmaps import blur, edges, mean_colour, mosaic, noise
+from pipeline.images.nullmaps import blur, edges, mean_colour, mosaic, noise
+from pipeline.measures.maps import alignment
+from pipeline.measures.weights import layer_stats
 from tests import tiny
 
 
@@ -33,13 +33,28 @@ def test_weight_statistics_equal_a_loop_over_pairs(n):
     gram = torch.linalg.eigvalsh(unit @ unit.T)
     assert np.isclose(found["participation"], float(gram.sum() ** 2 / gram.pow(2).sum()))
     above = (unit @ unit.T)[torch.triu_indices(len(unit), len(unit), 1).unbind()]
-    assert np.isclose(found["cosine_std"], float(above.std(unbiased=False)), atol=1e-9) and np.isclose(found["cosine_abs_mean"], float(above.abs().mean()))
+    assert np.isclose(found["cosine_std"], float(above.std(unbiased=False)), atol=1e-9) and np.isclose(
+        found["cosine_abs_mean"], float(above.abs().mean())
+    )
 
 
 def test_weight_stats_table(cell):
     table = pd.read_parquet(cell("experiment=weight_stats", "seed=5").made[-1])
-    assert list(table)[:10] == ["layer", "name", "unit", "neurons", "dim", "zero_norms", "cosine_mean", "cosine_std", "cosine_abs_mean", "norm_mean"]
-    assert list(table["neurons"]) == [8, 8, 5] and list(table["dim"]) == [27, 72, 512] and list(table["unit"]) == [1, 2, 3]
+    assert list(table)[:10] == [
+        "layer",
+        "name",
+        "unit",
+        "neurons",
+        "dim",
+        "zero_norms",
+        "cosine_mean",
+        "cosine_std",
+        "cosine_abs_mean",
+        "norm_mean",
+    ]
+    assert (
+        list(table["neurons"]) == [8, 8, 5] and list(table["dim"]) == [27, 72, 512] and list(table["unit"]) == [1, 2, 3]
+    )
     assert np.allclose(table["norm_mean"], np.sqrt(2), rtol=0.15)  # He
 
 
@@ -85,7 +100,10 @@ def test_noise_is_keyed_by_the_image():
 
 
 def test_nulls_do_not_depend_on_the_batch(cell, tmp_path):
-    tables = [pd.read_parquet(cell("experiment=nulls", f"run.batch_size={b}", output=tmp_path / str(b)).made[-1]) for b in (1, 5)]
+    tables = [
+        pd.read_parquet(cell("experiment=nulls", f"run.batch_size={b}", output=tmp_path / str(b)).made[-1])
+        for b in (1, 5)
+    ]
     pd.testing.assert_frame_equal(*tables)
     assert set(tables[0]["null"]) == {"mosaic", "mean_colour", "edges", "blur", "noise", "other"}
 

@@ -8,16 +8,15 @@ import torch
 from torch import nn
 
 from pipeline.api import rule
+from pipeline.engine.network import Network, trace
+from pipeline.engine.rules import Rule
+from pipeline.engine.walk import attribute, one_hot, walk
 from pipeline.errors import UserError
 from pipeline.experiments.extremes import Options, SeedWith, run, select
-from pipeline.images import Batch
-from pipeline.metrics import alignment
-from pipeline.network import Network, trace
-from pipeline.rules import Rule
-from pipeline.seeds import name_seed
-from pipeline.shallow import keyed
-from pipeline.targets import Target
-from pipeline.walk import attribute, one_hot, walk
+from pipeline.experiments.targets import Target
+from pipeline.images.batches import Batch
+from pipeline.measures.maps import alignment
+from pipeline.seeds import keyed, name_seed
 from tests.models import NETS, images, seeded
 
 NAMES = ("a.png", "b.png")
@@ -30,7 +29,13 @@ def network(name: str) -> Network:
     return trace(seeded(NETS[name]))
 
 
-def table(net: Network, rules: list[Rule], share: float = 0.1, seed_with: SeedWith = SeedWith.activation, x: torch.Tensor | None = None) -> list[pd.DataFrame]:
+def table(
+    net: Network,
+    rules: list[Rule],
+    share: float = 0.1,
+    seed_with: SeedWith = SeedWith.activation,
+    x: torch.Tensor | None = None,
+) -> list[pd.DataFrame]:
     x = images() if x is None else x
     batch = Batch(x, NAMES[: len(x)], torch.zeros(len(x), dtype=torch.long))
     return [result.table for result in run(net, [batch], rules, DECISION, Options(share, seed_with))]
@@ -45,7 +50,9 @@ def slow_places(a: list[float], part: str, share: float, image: str, layer: int)
     return set(active) if part == "all" else set(sorted(active, key=keys[part.removeprefix("constant_")])[:count])
 
 
-def slow_maps(x: torch.Tensor, image: str, net: Network, r: Rule, layer: int, share: float, seed_with: SeedWith) -> dict[str, torch.Tensor]:
+def slow_maps(
+    x: torch.Tensor, image: str, net: Network, r: Rule, layer: int, share: float, seed_with: SeedWith
+) -> dict[str, torch.Tensor]:
     """Each part of one layer of one image: an explicit r_l, walked down alone."""
     record, found = net.forward(x[None]), {}
     a = record.activation(layer)
@@ -57,7 +64,9 @@ def slow_maps(x: torch.Tensor, image: str, net: Network, r: Rule, layer: int, sh
                 value = {SeedWith.activation: ai, SeedWith.relevance: ri, SeedWith.product: ai * ri}[seed_with]
                 start[i] = math.copysign(1, ai) if part.startswith("constant") else value
         masked = not (part == "all" and seed_with is SeedWith.relevance)
-        found[part] = walk(record, torch.tensor(start, dtype=a.dtype).view(a.shape) if masked else own, lambda _: r, layer)
+        found[part] = walk(
+            record, torch.tensor(start, dtype=a.dtype).view(a.shape) if masked else own, lambda _: r, layer
+        )
     return found
 
 
@@ -73,7 +82,14 @@ def test_each_part_equals_a_walk_from_its_own_seed(name, seed_with):
             for layer in range(1, net.depth):
                 maps = slow_maps(x, image, net, r, layer, share, seed_with)
                 expected += [
-                    [image, layer, net.unit_name(layer), part, seed_with.value, *(float(alignment(got, other)) for other in (x[None], maps["all"], original))]
+                    [
+                        image,
+                        layer,
+                        net.unit_name(layer),
+                        part,
+                        seed_with.value,
+                        *(float(alignment(got, other)) for other in (x[None], maps["all"], original)),
+                    ]
                     for part, got in maps.items()
                 ]
         columns = ["image", "layer", "name", "part", "seed_with", "alignment", "sim_all", "sim_original"]
@@ -93,18 +109,27 @@ def test_all_of_the_rules_own_r_is_its_attribution():
         assert whole.groupby("image")["alignment"].nunique().eq(1).all() and np.allclose(whole["sim_original"], 1)
 
 
-@pytest.mark.parametrize("share, count", [(0.1, 10), (0.07, 7), (0.001, 1), (1.0, 100)])  # .07 x 100 is 7.000000000000001 in floats
+@pytest.mark.parametrize(
+    "share, count", [(0.1, 10), (0.07, 7), (0.001, 1), (1.0, 100)]
+)  # .07 x 100 is 7.000000000000001 in floats
 def test_how_many_units(share, count):
     a = torch.cat([torch.zeros(1, 30), torch.rand(1, 100) + 0.5], 1)
     chosen = select(a, [keyed(0)], share)
-    assert {part: int(mask.sum()) for part, mask in chosen.items()} == {"all": 100, "max": count, "min": count, "random": count}
+    assert {part: int(mask.sum()) for part, mask in chosen.items()} == {
+        "all": 100,
+        "max": count,
+        "min": count,
+        "random": count,
+    }
     assert all(not mask[0, :30].any() for mask in chosen.values())
 
 
 def test_ties_go_to_the_lower_index_and_signs_do_not_count():
     a = torch.tensor([[[0.0, 2, -3], [1, -1, 3], [2, 3, 1]]])  # eight active units; two of each part
     chosen = select(a, [keyed(0)], 0.25)
-    assert chosen["max"].flatten().nonzero().flatten().tolist() == [2, 5] and chosen["min"].flatten().nonzero().flatten().tolist() == [3, 4]
+    assert chosen["max"].flatten().nonzero().flatten().tolist() == [2, 5] and chosen[
+        "min"
+    ].flatten().nonzero().flatten().tolist() == [3, 4]
 
 
 def test_random_units_are_keyed_by_image_and_layer():
@@ -152,9 +177,26 @@ def test_the_activation_is_no_rule():
 
 
 def test_command_line(cell, tmp_path):
-    tables = [pd.read_parquet(cell("experiment=extremes", "rule=lrp", f"run.batch_size={b}", output=tmp_path / str(b)).made[-1]) for b in (1, 5)]
+    tables = [
+        pd.read_parquet(
+            cell("experiment=extremes", "rule=lrp", f"run.batch_size={b}", output=tmp_path / str(b)).made[-1]
+        )
+        for b in (1, 5)
+    ]
     pd.testing.assert_frame_equal(*tables, rtol=1e-4, atol=1e-5)
-    assert list(tables[0]) == ["image", "target", "layer", "name", "part", "seed_with", "share", "units", "alignment", "sim_all", "sim_original"]
+    assert list(tables[0]) == [
+        "image",
+        "target",
+        "layer",
+        "name",
+        "part",
+        "seed_with",
+        "share",
+        "units",
+        "alignment",
+        "sim_all",
+        "sim_original",
+    ]
     assert len(tables[0]) == 5 * 2 * 6 and list(tables[0]["part"][:6]) == PARTS
     ended = cell("experiment=extremes", "experiment.share=0")
     assert ended.code == 1 and "share must lie in (0, 1]" in ended.complaint

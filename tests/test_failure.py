@@ -12,16 +12,16 @@ from torch import nn
 
 from pipeline import cli
 from pipeline.api import rule
+from pipeline.engine.network import trace
+from pipeline.engine.rules import Activation, Gbp
+from pipeline.engine.walk import attribute
 from pipeline.errors import UserError
 from pipeline.experiments import failure
+from pipeline.experiments.targets import Target
 from pipeline.figures import fig7, maps, save, style
-from pipeline.images import Batch
-from pipeline.metrics import alignment
-from pipeline.models import Own
-from pipeline.network import trace
-from pipeline.rules import Activation, Gbp
-from pipeline.targets import Target
-from pipeline.walk import attribute
+from pipeline.images.batches import Batch
+from pipeline.measures.maps import alignment
+from pipeline.networks.catalogue import Own
 from tests import tiny
 from tests.models import GuidedRelu
 
@@ -37,10 +37,16 @@ def module() -> nn.Module:
 
 def batches(module: nn.Module, count: int = 12, size: int = 4) -> list[Batch]:
     """Labels: the decision, but for images 2, 3, 7 and 10, which have the class after it."""
-    x = torch.randn(count, 3, 16, 16, dtype=torch.float64) * torch.linspace(0.5, 4, count).view(-1, 1, 1, 1)[torch.randperm(count)]
+    x = (
+        torch.randn(count, 3, 16, 16, dtype=torch.float64)
+        * torch.linspace(0.5, 4, count).view(-1, 1, 1, 1)[torch.randperm(count)]
+    )
     labels = module(x).argmax(1)
     labels[[2, 3, 7, 10]] = (labels[[2, 3, 7, 10]] + 1) % 5
-    return [Batch(x[i : i + size], tuple(f"i{j}" for j in range(i, i + size)), labels[i : i + size]) for i in range(0, count, size)]
+    return [
+        Batch(x[i : i + size], tuple(f"i{j}" for j in range(i, i + size)), labels[i : i + size])
+        for i in range(0, count, size)
+    ]
 
 
 class Guided(nn.Module):
@@ -61,7 +67,9 @@ def test_maps_are_what_autograd_says(module):
     images = batches(module)
     (result,) = failure.run(trace(module), images, [Gbp()], DECISION, MODEL, OPTIONS)
     found, table = result.tensors["maps"]["map"], result.table
-    assert list(table["image"].unique()) == ["i2", "i3", "i7", "i10"] and len(table) == len(found) == 4 * (1 + 2 + 2 * 3)
+    assert list(table["image"].unique()) == ["i2", "i3", "i7", "i10"] and len(table) == len(found) == 4 * (
+        1 + 2 + 2 * 3
+    )
     inputs = {name: batch.x[i : i + 1] for batch in images for i, name in enumerate(batch.names)}
     for (_, row), r in zip(table.iterrows(), found, strict=True):
         x = inputs[row["image"]].clone().requires_grad_()
@@ -81,10 +89,19 @@ def test_maps_are_what_autograd_says(module):
         torch.testing.assert_close(r[None], expected.detach())
         assert np.isclose(row["alignment"], float(alignment(expected.detach(), x.detach())))
         grey = lambda t: t.detach() - t.detach().mean(1, keepdim=True)  # noqa: E731
-        assert np.isclose(row["colour"], float(nn.functional.cosine_similarity(grey(expected).flatten(1), grey(x).flatten(1))))
+        assert np.isclose(
+            row["colour"], float(nn.functional.cosine_similarity(grey(expected).flatten(1), grey(x).flatten(1)))
+        )
         if row["side"] == "rival":
-            twin = found[table.index[(table[["image", "start", "layer"]] == row[["image", "start", "layer"]]).all(axis=1) & (table["side"] == "target")][0]]
-            assert np.isclose(row["similarity"], float(nn.functional.cosine_similarity(r.flatten(), twin.flatten(), dim=0)))
+            twin = found[
+                table.index[
+                    (table[["image", "start", "layer"]] == row[["image", "start", "layer"]]).all(axis=1)
+                    & (table["side"] == "target")
+                ][0]
+            ]
+            assert np.isclose(
+                row["similarity"], float(nn.functional.cosine_similarity(r.flatten(), twin.flatten(), dim=0))
+            )
 
 
 def test_probabilities_are_softmax_and_the_rival_is_the_label(module):
@@ -96,7 +113,9 @@ def test_probabilities_are_softmax_and_the_rival_is_the_label(module):
     for image, row in table.iterrows():
         own = p[names.index(image)]
         assert row["decision"] == own.argmax() and row["rival"] == row["label"] == (own.argmax() + 1) % 5
-        assert np.isclose(row["probability_decision"], own.max()) and np.isclose(row["probability_rival"], own[row["rival"]])
+        assert np.isclose(row["probability_decision"], own.max()) and np.isclose(
+            row["probability_rival"], own[row["rival"]]
+        )
         assert np.isnan(row["probability"]) if row["target"] < 0 else np.isclose(row["probability"], own[row["target"]])
     assert set(table.loc[table["side"] == "rival", "target"]) == set(table["rival"])
 
@@ -118,7 +137,9 @@ def test_cases_and_images_without_a_label(module):
     images, network = batches(module), trace(module)
     (first, *_) = failure.chosen(network, images, DECISION, OPTIONS)
     found = failure.chosen(network, images, DECISION, replace(OPTIONS, cases=[[first.label, first.decision]]))
-    assert first.image in [c.image for c in found] and {(c.label, c.decision) for c in found} == {(first.label, first.decision)}
+    assert first.image in [c.image for c in found] and {(c.label, c.decision) for c in found} == {
+        (first.label, first.decision)
+    }
     unknown = [Batch(b.x, b.names, torch.full_like(b.labels, -1)) for b in images]
     cases = failure.chosen(network, unknown, DECISION, OPTIONS)
     assert len(cases) == 12 and all(c.rival == int(c.probabilities.argsort(descending=True)[1]) for c in cases)
@@ -156,11 +177,19 @@ def test_lrp_credits_classes_of_negative_logits_too(module):
     x = torch.cat([b.x for b in images])[[2, 3, 7, 10]]
     record = network.forward(x)
     ends = result.table[(result.table["start"] == "rule") & (result.table["side"] == "rival")]
-    torch.testing.assert_close(result.tensors["maps"]["map"][ends.index.to_numpy().copy()], attribute(record, lrp, torch.tensor(ends["target"].tolist())))
+    torch.testing.assert_close(
+        result.tensors["maps"]["map"][ends.index.to_numpy().copy()],
+        attribute(record, lrp, torch.tensor(ends["target"].tolist())),
+    )
 
 
 def test_names_of_classes():
-    assert [failure.class_name(k, ["tub", "loupe"]) for k in (-1, 0, 1, 2)] == ["", "tub", "loupe", "2"] and failure.class_name(3, None) == "3"
+    assert [failure.class_name(k, ["tub", "loupe"]) for k in (-1, 0, 1, 2)] == [
+        "",
+        "tub",
+        "loupe",
+        "2",
+    ] and failure.class_name(3, None) == "3"
 
 
 # ---- through the store -----------------------------------------------------------------------------------------------
@@ -175,11 +204,15 @@ def plain(monkeypatch):
 
 
 def read(path: Path) -> tuple[pd.DataFrame, torch.Tensor]:
-    return pd.read_parquet(path), safetensors.torch.load_file(path.parent / "maps.safetensors")["map"].clone()  # the file is mapped into memory
+    return pd.read_parquet(path), safetensors.torch.load_file(path.parent / "maps.safetensors")[
+        "map"
+    ].clone()  # the file is mapped into memory
 
 
 def rows_fit(table: pd.DataFrame, found: torch.Tensor) -> None:
-    x = found[torch.tensor(table["start"] == "image")].repeat_interleave(int((table["image"] == table["image"][0]).sum()), 0)
+    x = found[torch.tensor(table["start"] == "image")].repeat_interleave(
+        int((table["image"] == table["image"][0]).sum()), 0
+    )
     assert len(found) == len(table) and np.allclose(alignment(found, x), table["alignment"], equal_nan=True)
 
 
@@ -220,7 +253,10 @@ def test_a_part_without_its_table_is_computed_again(cell, tmp_path, plain, monke
     assert parts == {"part-00000.parquet", "part-00000.maps.safetensors", "part-00001.maps.safetensors"}
     for half in (tmp_path / "outputs").glob("results/failure/.work/*/part-00001.maps.safetensors"):
         half.write_bytes(b"of another time")
-    (table, found), (whole, expected) = (read(cell(*ALL, f"data.root={folder}", output=out).made[-1]) for out in (tmp_path / "outputs", tmp_path / "whole"))
+    (table, found), (whole, expected) = (
+        read(cell(*ALL, f"data.root={folder}", output=out).made[-1])
+        for out in (tmp_path / "outputs", tmp_path / "whole")
+    )
     pd.testing.assert_frame_equal(table, whole)
     assert torch.equal(found, expected)
     assert not list((tmp_path / "outputs").glob("results/failure/.work/*"))
@@ -256,7 +292,10 @@ def test_the_figure_draws_the_most_confident_case_of_each_kind(drawn):
     best = tables["fig7"].sort_values("probability_decision", ascending=False)
     assert numbers["image"].iloc[0] == best["image"].iloc[0] and numbers["image"].nunique() <= fig7.CASES
     assert not numbers.drop_duplicates("image").duplicated(["label", "decision"]).any()
-    pd.testing.assert_frame_equal(numbers[["image", "alignment"]], tables["fig7"].loc[numbers["index"], ["image", "alignment"]].reset_index(drop=True))
+    pd.testing.assert_frame_equal(
+        numbers[["image", "alignment"]],
+        tables["fig7"].loc[numbers["index"], ["image", "alignment"]].reset_index(drop=True),
+    )
     with pytest.raises(UserError, match="set failure"):
         fig7.numbers({"fig7": tables["fig7"].iloc[:0]})
 
@@ -264,7 +303,10 @@ def test_the_figure_draws_the_most_confident_case_of_each_kind(drawn):
 def test_files_and_texts_of_the_figure(drawn, tmp_path):
     tables, tensors = drawn
     pdf = save(fig7, "fig7", tables, "demo", tmp_path, tensors)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["fig7.csv", "fig7.pdf", "fig7.png"] and len(pdf.read_bytes()) < 2 * 2**20
+    assert (
+        sorted(p.name for p in tmp_path.iterdir()) == ["fig7.csv", "fig7.pdf", "fig7.png"]
+        and len(pdf.read_bytes()) < 2 * 2**20
+    )
     figure = fig7.draw(fig7.numbers(tables), fig7.caption(tables, "demo"), tensors)
     figure.canvas.draw()
     width, height = figure.canvas.get_width_height()
@@ -279,12 +321,20 @@ def test_files_and_texts_of_the_figure(drawn, tmp_path):
 def test_pictures_of_maps():
     r = torch.linspace(-3, 5, 3 * 20 * 20).view(3, 20, 20)
     picture = maps.image_like(r)
-    assert picture.shape == (20, 20, 3) and picture.min() == 0 and picture.max() == 1 and np.isclose(np.median(picture), 0.5, atol=0.01)
+    assert (
+        picture.shape == (20, 20, 3)
+        and picture.min() == 0
+        and picture.max() == 1
+        and np.isclose(np.median(picture), 0.5, atol=0.01)
+    )
     outlier = r.clone()
     outlier[0, 0, 0] = 1e6
     assert np.abs(maps.image_like(outlier) - picture)[1:].max() < 0.01
     assert np.allclose(maps.image_like(-2 * r), 1 - picture) and (maps.image_like(torch.zeros(1, 4, 4)) == 0.5).all()
     assert np.allclose(maps.image_like(r.double() * 1e200), picture)
     values = maps.signed(r)
-    assert np.allclose(values, r.double().sum(0)) and 0.97 * np.abs(values).max() < maps.limit([values, -values]) <= np.abs(values).max()
+    assert (
+        np.allclose(values, r.double().sum(0))
+        and 0.97 * np.abs(values).max() < maps.limit([values, -values]) <= np.abs(values).max()
+    )
     assert maps.limit([np.zeros((2, 2))]) == 1

@@ -38,7 +38,14 @@ def cascade(weights: str, offset: float, rules=fig4.RULES, **more: str) -> pd.Da
 def tables(name: str) -> dict[str, pd.DataFrame]:
     if name == "fig6":
         return {seed_with: extremes(seed_with) for seed_with in fig6.READINGS}
-    laws = {"gaussian": 0.0, "ring": 0.01, "heavy_tailed": 0.0, "uniform": -0.02, "anisotropic": -0.2, "uniform01": -0.4}
+    laws = {
+        "gaussian": 0.0,
+        "ring": 0.01,
+        "heavy_tailed": 0.0,
+        "uniform": -0.02,
+        "anisotropic": -0.2,
+        "uniform01": -0.4,
+    }
     return {
         "laws": pd.concat([cascade(law, offset) for law, offset in laws.items()]), "literal": cascade("uniform", -0.02),
         "overflow": cascade("uniform", 0.1, fig4.RULES[:3], model="vgg16"),
@@ -49,14 +56,24 @@ def test_fig6_numbers():
     numbers = fig6.numbers(tables("fig6"))
     of = lambda query: numbers.query(query).set_index("layer")["y"]  # noqa: E731
     middle = 0.315
-    np.testing.assert_allclose(of("panel == 'alignment' and seed_with == 'activation' and rule == 'gbp' and part == 'max'"), middle + 0.1 / np.arange(1, 5))
+    np.testing.assert_allclose(
+        of("panel == 'alignment' and seed_with == 'activation' and rule == 'gbp' and part == 'max'"),
+        middle + 0.1 / np.arange(1, 5),
+    )
     for rule in fig6.RULES:  # a missing image leaves no mark on a gap that is paired
-        np.testing.assert_allclose(of(f"panel == 'gap' and seed_with == 'relevance' and rule == '{rule}'"), 0.3 / np.arange(1, 5))
-    np.testing.assert_allclose(of("panel == 'similarity' and seed_with == 'activation' and rule == 'lrp' and part == 'min'"), 1 - 0.2 / np.arange(1, 5))
+        np.testing.assert_allclose(
+            of(f"panel == 'gap' and seed_with == 'relevance' and rule == '{rule}'"), 0.3 / np.arange(1, 5)
+        )
+    np.testing.assert_allclose(
+        of("panel == 'similarity' and seed_with == 'activation' and rule == 'lrp' and part == 'min'"),
+        1 - 0.2 / np.arange(1, 5),
+    )
     np.testing.assert_allclose(of("part == 'original' and seed_with == 'activation' and rule == 'gbp'"), middle)
     spread = numbers.query("panel == 'gap' and rule == 'gbp'")
     assert np.allclose(spread["high"], spread["low"])  # the same in every image, though alignment is not
-    assert "constant_max" not in set(numbers.query("seed_with == 'relevance'")["part"]) and list(numbers["name"].unique()) == list(LAYERS.values())
+    assert "constant_max" not in set(numbers.query("seed_with == 'relevance'")["part"]) and list(
+        numbers["name"].unique()
+    ) == list(LAYERS.values())
     assert "Missing (no map): 2 of" in fig6.caption(tables("fig6"), "demo")
 
 
@@ -66,13 +83,19 @@ def test_fig4_numbers():
     for rule in fig4.RULES:
         for law, expected in {"ring": 0.01, "uniform": -0.02, "uniform_literal": -0.02, "uniform01": -0.4}.items():
             row = differences.loc[(rule, law)]
-            np.testing.assert_allclose([row["y"], row["low"], row["high"]], expected, atol=1e-12)  # paired: no spread of images and seeds
+            np.testing.assert_allclose(
+                [row["y"], row["low"], row["high"]], expected, atol=1e-12
+            )  # paired: no spread of images and seeds
     levels = {rule: np.arange(5 if rule != "activation" else 4) for rule in fig4.RULES}
     for rule, n in levels.items():
         naive = np.where(n > 2, 0, 0.1 * n).mean() - (0.1 * n + 0.015 + 0.02).mean()
         assert np.isclose(differences.loc[(rule, fig4.NAIVE), "y"], naive)
     curve = numbers.query("panel == 'alignment' and rule == 'gbp' and law == 'ring'").set_index("n")
-    assert np.allclose(curve["y"], 0.1 * curve.index + 0.015 + 0.02 + 0.01) and (curve["low"] < curve["y"]).all() and (curve["y"] < curve["high"]).all()
+    assert (
+        np.allclose(curve["y"], 0.1 * curve.index + 0.015 + 0.02 + 0.01)
+        and (curve["low"] < curve["y"]).all()
+        and (curve["y"] < curve["high"]).all()
+    )
     assert set(numbers[numbers["panel"] == "overflow"]["rule"]) == {"gbp", "rectgrad", "lrp"}
     assert "within 0e+00 of" in fig4.caption(tables("fig4"), "demo")
 
@@ -83,7 +106,9 @@ def test_files_and_texts(module, tmp_path):
     pdf = save(module, name, tables(name), "demo", tmp_path)
     data = pdf.read_bytes()
     assert len(data) < 2 * 2**20 and b"/Type3" not in data
-    kept = pd.read_csv(pdf.with_suffix(".csv"), keep_default_na=False, na_values=dict.fromkeys(("n", "y", "low", "high"), ""))
+    kept = pd.read_csv(
+        pdf.with_suffix(".csv"), keep_default_na=False, na_values=dict.fromkeys(("n", "y", "low", "high"), "")
+    )
     pd.testing.assert_frame_equal(kept, module.numbers(tables(name)), check_dtype=False)
     figure = module.draw(module.numbers(tables(name)), module.caption(tables(name), "demo"))
     check_texts(figure)
@@ -94,14 +119,27 @@ def test_files_and_texts(module, tmp_path):
 def test_laws_and_parts_have_a_look_of_their_own():
     assert set(style.LAW_COLOURS) == set(style.LAW_MARKS) == set(style.LAW_LABELS)
     assert len(set(style.LAW_COLOURS.values())) == len(style.LAW_COLOURS)
-    assert len(set(style.LAW_MARKS.values())) == len(style.LAW_MARKS) and not set(style.LAW_MARKS.values()) & set(style.MARKS.values())
+    assert len(set(style.LAW_MARKS.values())) == len(style.LAW_MARKS) and not set(style.LAW_MARKS.values()) & set(
+        style.MARKS.values()
+    )
     assert set(style.PART_COLOURS) == set(style.PART_MARKS) == set(style.PART_LABELS)
 
 
 def test_fig6_from_nothing(run, tmp_path):
     safetensors.torch.save_file(tiny.network().state_dict(), tmp_path / "trained.safetensors")
     images = f"data.root={tiny.images(tmp_path / 'images', count=3)}"
-    ended = run("figure=fig6", *tiny.OWN, "data=folder", images, f"checkpoint.path={tmp_path / 'trained.safetensors'}", "extremes.share=0.25")
+    ended = run(
+        "figure=fig6",
+        *tiny.OWN,
+        "data=folder",
+        images,
+        f"checkpoint.path={tmp_path / 'trained.safetensors'}",
+        "extremes.share=0.25",
+    )
     assert ended.code == 0, ended.err
     numbers = pd.read_csv(ended.made[0])
-    assert set(numbers["layer"]) == {1, 2} and set(numbers["rule"]) == set(fig6.RULES) and set(numbers["seed_with"]) == set(fig6.READINGS)
+    assert (
+        set(numbers["layer"]) == {1, 2}
+        and set(numbers["rule"]) == set(fig6.RULES)
+        and set(numbers["seed_with"]) == set(fig6.READINGS)
+    )

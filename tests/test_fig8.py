@@ -6,12 +6,19 @@ import pytest
 import yaml
 
 from pipeline.figures import fig8, kis, save, scores, style
-from pipeline.statistics import auroc, auroc_within
+from pipeline.measures.scores import auroc, auroc_within
 from tests import tiny
 from tests.pages import check_texts
 
 N, WRONG = 400, 80
-NETWORK = {"model": "resnet18_cifar", "model.width": 8, "weights": "trained", "data": "digits", "rule": "gbp", "explained": "decision"}
+NETWORK = {
+    "model": "resnet18_cifar",
+    "model.width": 8,
+    "weights": "trained",
+    "data": "digits",
+    "rule": "gbp",
+    "explained": "decision",
+}
 
 
 def table(inputs, seed: int = 0, gap: float = 0.5, n: int = N, wrong: int = WRONG, **more) -> pd.DataFrame:
@@ -26,15 +33,30 @@ def table(inputs, seed: int = 0, gap: float = 0.5, n: int = N, wrong: int = WRON
         gone = [5, n - 1 - len(name) % 5]  # an image that all inputs lack, and another for each
         part.loc[gone, ["s_own", "s_fixed", "missing"]] = [np.nan, np.nan, "constant map"]
         rows.append(part)
-    return pd.concat(rows, ignore_index=True).astype({"correct": "boolean"}).assign(**{**NETWORK, "weights.training": "data=digits train.seed=100", **more})
+    return (
+        pd.concat(rows, ignore_index=True)
+        .astype({"correct": "boolean"})
+        .assign(**{**NETWORK, "weights.training": "data=digits train.seed=100", **more})
+    )
 
 
 def tables(name: str) -> dict[str, pd.DataFrame]:
     every = list(style.INPUT_LABELS)
     if name == "fig8":
-        others = pd.concat([table(every, s, 0.2, **{"weights.training": f"data=digits train.seed={s}"}) for s in (101, 102)])
+        others = pd.concat(
+            [table(every, s, 0.2, **{"weights.training": f"data=digits train.seed={s}"}) for s in (101, 102)]
+        )
         imagenet = table(
-            fig8.PANELS, 3, n=20, wrong=4, **{"model": "efficientnet_lite0", "model.width": np.nan, "weights.training": np.nan, "weights.enum": "DEFAULT"}
+            fig8.PANELS,
+            3,
+            n=20,
+            wrong=4,
+            **{
+                "model": "efficientnet_lite0",
+                "model.width": np.nan,
+                "weights.training": np.nan,
+                "weights.enum": "DEFAULT",
+            },
         )
         return {"main": table(every), "others": others, "imagenet": imagenet}
     two = fig8.PANELS[1:]
@@ -63,25 +85,43 @@ def test_fig8_numbers():
         row = at("auroc", name=name)
         assert np.isclose(row["y"], auroc(score, right).value)
         np.testing.assert_allclose([row["low"], row["high"]], auroc(score, right).interval(), atol=0.02)
-        assert np.isclose(at("auroc within margin", name=name)["y"], auroc_within(score, right, margin)) and row["n"] == N - 2
+        assert (
+            np.isclose(at("auroc within margin", name=name)["y"], auroc_within(score, right, margin))
+            and row["n"] == N - 2
+        )
         assert abs(at("auroc", "s_fixed", name)["y"] - 0.5) < 0.12
         if name != "attribution":
             difference = at("first - this", name=name)
-            both = drawn_from["main"].pivot(index="image", columns="input", values="s_own")[["attribution", name]].dropna()
+            both = (
+                drawn_from["main"].pivot(index="image", columns="input", values="s_own")[["attribution", name]].dropna()
+            )
             known = both.index.str[1:].astype(int) >= WRONG
             expected = auroc(both["attribution"].to_numpy(), known).value - auroc(both[name].to_numpy(), known).value
-            assert np.isclose(difference["y"], expected) and difference["low"] < expected < difference["high"] and difference["n"] == len(both)
+            assert (
+                np.isclose(difference["y"], expected)
+                and difference["low"] < expected < difference["high"]
+                and difference["n"] == len(both)
+            )
     right, margin = (drawn_from["main"].drop_duplicates("image")[column].to_numpy() for column in ("correct", "margin"))
     assert np.isclose(at("auroc", "margin", "margin")["y"], auroc(margin, right.astype(bool)).value)
-    assert abs(at("left peak")["x"] + 0.65) < 0.15 and abs(at("right peak")["x"] - 0.58) < 0.1 and at("V")["low"] > 0.5 and at("dip p")["y"] < 0.01
+    assert (
+        abs(at("left peak")["x"] + 0.65) < 0.15
+        and abs(at("right peak")["x"] - 0.58) < 0.1
+        and at("V")["low"] > 0.5
+        and at("dip p")["y"] < 0.01
+    )
     assert at("V", "s_fixed")["y"] < 0.1 and at("dip p", "s_fixed")["y"] > 0.3
     for group, n in (("correct", N - WRONG - 1), ("incorrect", WRONG - 1)):
         curve = found("attribution", "s_own", group)
-        assert (curve["n"] == n).all() and np.isclose(curve["y"].sum() * np.diff(curve["x"])[0], 1, atol=0.02)  # a density
+        assert (curve["n"] == n).all() and np.isclose(
+            curve["y"].sum() * np.diff(curve["x"])[0], 1, atol=0.02
+        )  # a density
     others = numbers[(numbers["panel"] == "others") & (numbers["what"] == "auroc") & (numbers["measure"] == "s_own")]
     assert list(others["series"].unique()) == ["other 1", "other 2"] and len(others) == 2 * len(style.INPUT_LABELS)
     few = numbers[(numbers["panel"] == "imagenet") & (numbers["input"] == "attribution")]
-    assert few["what"].value_counts().to_dict() == {"correct image": 14, "incorrect image": 4} and "auroc" not in set(few["what"])
+    assert few["what"].value_counts().to_dict() == {"correct image": 14, "incorrect image": 4} and "auroc" not in set(
+        few["what"]
+    )
     text = fig8.caption(drawn_from, "demo")
     assert "80.00 % right" in text and "train.seed=102" in text and "Missing S: 18 (constant map) of 3,600" in text
 
@@ -98,9 +138,15 @@ def test_kis_numbers():
         "black for zero",
     ]
     by_share = numbers.query("panel == 'd' and measure == 's_own' and input == 'insertion'").set_index("x")["y"]
-    assert list(by_share.index) == [0.1, 0.5, 0.9] and by_share.is_monotonic_increasing and by_share[0.9] > by_share[0.1] + 0.1
+    assert (
+        list(by_share.index) == [0.1, 0.5, 0.9]
+        and by_share.is_monotonic_increasing
+        and by_share[0.9] > by_share[0.1] + 0.1
+    )
     one = drawn_from["label"][drawn_from["label"]["input"] == "insertion"].dropna(subset="s_own")
-    shown = numbers.query("panel == 'c' and series == 'class: label' and input == 'insertion' and measure == 's_own'")["y"].item()
+    shown = numbers.query("panel == 'c' and series == 'class: label' and input == 'insertion' and measure == 's_own'")[
+        "y"
+    ].item()
     assert np.isclose(shown, auroc(one["s_own"].to_numpy(), one["correct"].to_numpy(bool)).value)
 
 
@@ -135,17 +181,49 @@ def test_all_right_or_all_equal_leaves_no_auroc():
 
 def test_fig8_from_nothing(run, tmp_path):
     """Trains its networks first, of the model and on the data that are asked for."""
-    small = ["digits.training=1600", "digits.limit=20", "imagenet_samples.limit=2", "train.epochs=[1]", "train.batch_size=200", "train.sizes=[16]"]
-    ended = run("figure=fig8", *tiny.OWN, "model.resize=32", "model.crop=32", "model.call=tests.test_fig8:network", "data=digits", *small)
+    small = [
+        "digits.training=1600",
+        "digits.limit=20",
+        "imagenet_samples.limit=2",
+        "train.epochs=[1]",
+        "train.batch_size=200",
+        "train.sizes=[16]",
+    ]
+    ended = run(
+        "figure=fig8",
+        *tiny.OWN,
+        "model.resize=32",
+        "model.crop=32",
+        "model.call=tests.test_fig8:network",
+        "data=digits",
+        *small,
+    )
     assert ended.code == 0, ended.err
     trained = sorted((tmp_path / "outputs" / "results" / "train").glob("*/table.parquet"))
-    assert len(trained) == 3 and set(pd.read_csv(ended.made[0])["panel"]) == {"main", "imagenet"}  # too few for an AUROC of the others
+    assert len(trained) == 3 and set(pd.read_csv(ended.made[0])["panel"]) == {
+        "main",
+        "imagenet",
+    }  # too few for an AUROC of the others
     config = yaml.safe_load((trained[0].parent / "config.yaml").read_text())
-    assert config["model"]["call"] == "tests.test_fig8:network" and config["data"]["training"] == 1600 and config["data"]["limit"] is None
-    assert set(pd.read_csv(ended.made[0]).query("panel == 'imagenet'")["series"]) == {"efficientnet_lite0"}  # keeps its network
+    assert (
+        config["model"]["call"] == "tests.test_fig8:network"
+        and config["data"]["training"] == 1600
+        and config["data"]["limit"] is None
+    )
+    assert set(pd.read_csv(ended.made[0]).query("panel == 'imagenet'")["series"]) == {
+        "efficientnet_lite0"
+    }  # keeps its network
 
 
 def network():
     from torch import nn
 
-    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, 2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )

@@ -46,12 +46,20 @@ def tables() -> dict[str, pd.DataFrame]:
     every = fig2.RULES
     nulls = pd.DataFrame(
         [
-            {"image": f"i{i}", "null": null, "alignment": 0.2 + 0.1 * i, **{f"alignment_band{b}": np.nan if b == 0 else 0.3 for b in range(4)}}
+            {
+                "image": f"i{i}",
+                "null": null,
+                "alignment": 0.2 + 0.1 * i,
+                **{f"alignment_band{b}": np.nan if b == 0 else 0.3 for b in range(4)},
+            }
             for null in fig2.NULLS
             for i in range(3)
         ]
     )
-    ends = [pd.concat([cascade(w, s, ["lrp"], first) for first in ("split", "plus")]) for w, s in (("gaussian", (0, 1)), ("checkpoint", (0,)))]
+    ends = [
+        pd.concat([cascade(w, s, ["lrp"], first) for first in ("split", "plus")])
+        for w, s in (("gaussian", (0, 1)), ("checkpoint", (0,)))
+    ]
     return {
         "random": cascade("gaussian", (0, 1), every), "trained": cascade("checkpoint", (0,), every), "random_ends": ends[0], "trained_ends": ends[1],
         "nulls": nulls, "random_weights": stats((0, 1)), "trained_weights": stats((0,)),
@@ -61,9 +69,15 @@ def tables() -> dict[str, pd.DataFrame]:
 def test_numbers_are_means_over_images_and_seeds(tables):
     numbers = fig2.numbers(tables)
     gbp = numbers.query("panel == 'a' and state == 'random' and series == 'gbp'").set_index("x")
-    assert np.allclose(gbp["y"], 0.1 * gbp.index + 0.01 + 0.01) and (gbp["low"] <= gbp["y"]).all() and (gbp["y"] <= gbp["high"]).all()
+    assert (
+        np.allclose(gbp["y"], 0.1 * gbp.index + 0.01 + 0.01)
+        and (gbp["low"] <= gbp["y"]).all()
+        and (gbp["y"] <= gbp["high"]).all()
+    )
     assert len(numbers.query("panel == 'a' and series == 'activation' and state == 'random'")) == 4
-    assert len(numbers.query("panel == 'a' and series == 'lrp split'")) == 2 and set(numbers.query("series == 'lrp plus'")["x"]) == {4}
+    assert len(numbers.query("panel == 'a' and series == 'lrp split'")) == 2 and set(
+        numbers.query("series == 'lrp plus'")["x"]
+    ) == {4}
     assert np.isclose(numbers.query("panel == 'a' and series == 'mosaic'")["y"].item(), 0.3)
     assert "a_band0" not in set(numbers["panel"]) and "a_band1" in set(numbers["panel"])
     c = numbers.query("panel == 'c' and state == 'random'").iloc[0]
@@ -113,11 +127,17 @@ def test_a_figure_from_nothing_and_again_from_the_store(run, tmp_path):
     ]
     ended = run(*args, "profile.seeds=[100,101]", "rectgrad.quantile=0.5")
     assert ended.code == 0, ended.err
-    assert [path.name for path in ended.made] == ["fig2.csv", "fig2.png", "fig2.pdf"] and all(path.is_file() for path in ended.made)
+    assert [path.name for path in ended.made] == ["fig2.csv", "fig2.png", "fig2.pdf"] and all(
+        path.is_file() for path in ended.made
+    )
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "outputs").glob("results/*/*/table.parquet")}
     numbers = pd.read_csv(ended.made[0])
     assert set(numbers.query("panel == 'a' and state == 'random' and series == 'gbp'")["x"]) == {0, 1, 2, 3}
     assert run(*args, "profile.seeds=[100,101]", "rectgrad.quantile=0.5").code == 0
-    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "outputs").glob("results/*/*/table.parquet")}
-    configs = [yaml.safe_load(path.read_text()) for path in (tmp_path / "outputs").glob("results/cascade/*/config.yaml")]
+    assert stamps == {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "outputs").glob("results/*/*/table.parquet")
+    }
+    configs = [
+        yaml.safe_load(path.read_text()) for path in (tmp_path / "outputs").glob("results/cascade/*/config.yaml")
+    ]
     assert {config["rule"].get("quantile", 0.5) for config in configs} == {0.5}

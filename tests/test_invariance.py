@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.network import Record, trace
-from pipeline.rules import Add, AlphaBeta, FirstLayer, Gbp, Grad, RectGrad, Start
-from pipeline.walk import attribute, cascade, walk
+from pipeline.engine.network import Record, trace
+from pipeline.engine.rules import Add, AlphaBeta, FirstLayer, Gbp, Grad, RectGrad, Start
+from pipeline.engine.walk import attribute, cascade, walk
 from tests.models import NETS, conv, images, plain, seeded
 
 RULES = {
@@ -21,7 +21,10 @@ RULES = {
 }
 MAPS: dict[str, Callable[[Record, Tensor], Tensor]] = {
     **{name: lambda record, target, rule=rule: attribute(record, rule, target) for name, rule in RULES.items()},
-    **{f"{name}, bottom": lambda record, target, rule=rule: attribute(record, rule, target, bottom=True) for name, rule in RULES.items()},
+    **{
+        f"{name}, bottom": lambda record, target, rule=rule: attribute(record, rule, target, bottom=True)
+        for name, rule in RULES.items()
+    },
     "activation": lambda record, target: walk(record, record.activation(2), lambda layer: RULES["gbp"], top=2),
 }
 TARGET = torch.tensor([4, 0, 2])
@@ -44,7 +47,9 @@ def test_batch(name):
     for i in range(3):
         one = record_of(model, x[i : i + 1])
         for of in MAPS.values():
-            torch.testing.assert_close(of(together, TARGET)[i : i + 1], of(one, TARGET[i : i + 1]), rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(
+                of(together, TARGET)[i : i + 1], of(one, TARGET[i : i + 1]), rtol=1e-9, atol=1e-12
+            )
 
 
 def test_batch_of_inputs_of_one_sign():
@@ -89,7 +94,9 @@ def test_order_of_hidden_units(name):
 
 
 def padded_by(pad: nn.Module, padding: int) -> nn.Module:
-    return nn.Sequential(pad, conv(3, 4, padding=padding), nn.ReLU(), conv(4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 13 * 11, 5))
+    return nn.Sequential(
+        pad, conv(3, 4, padding=padding), nn.ReLU(), conv(4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 13 * 11, 5)
+    )
 
 
 @pytest.mark.parametrize("name", MAPS)
@@ -113,7 +120,9 @@ def test_relevance_is_conserved(name, bottom):
 def test_start_at_the_logit_is_a_factor():
     record = record_of(seeded(plain), images(3))
     unit, logit = (
-        attribute(record, AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, start, Add.proportional), TARGET, bottom=True)
+        attribute(
+            record, AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, start, Add.proportional), TARGET, bottom=True
+        )
         for start in (Start.unit, Start.logit)
     )
     factor = record.logits.gather(1, TARGET[:, None])[..., None, None]

@@ -10,15 +10,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.api import rule
-from pipeline.data import CIFAR10_MEAN, CIFAR10_STD
+from pipeline.engine.network import Network, trace
 from pipeline.errors import UserError
 from pipeline.experiments.kis import COLUMNS, INPUTS, Fill, Options, Score, random_network, run
-from pipeline.images import Batch, Images, ImageSet, OnError, Preprocessing
-from pipeline.metrics import Rescale, kis
-from pipeline.models import Own
-from pipeline.network import Network, trace
-from pipeline.nullmaps import blur, edges, noise
-from pipeline.targets import Target
+from pipeline.experiments.targets import Target
+from pipeline.images.batches import Batch, Images, ImageSet, OnError, Preprocessing
+from pipeline.images.nullmaps import blur, edges, noise
+from pipeline.images.sets import CIFAR10_MEAN, CIFAR10_STD
+from pipeline.measures.kis import Rescale, kis
+from pipeline.networks.catalogue import Own
 from tests import tiny
 from tests.models import GuidedRelu
 
@@ -60,7 +60,15 @@ class Pictures:
         return self.x[i : i + 1]
 
 
-def table(net: Network, options: Options = PLAIN, rules=("gbp",), target: Target = DECISION, labels=(0, 1, 2, -1), x=None, size: int = 4) -> list[pd.DataFrame]:
+def table(
+    net: Network,
+    options: Options = PLAIN,
+    rules=("gbp",),
+    target: Target = DECISION,
+    labels=(0, 1, 2, -1),
+    x=None,
+    size: int = 4,
+) -> list[pd.DataFrame]:
     x = pictures() if x is None else x
     images = Pictures(x, torch.tensor(labels[: len(x)]), size)
     return [result.table for result in run(net, images, [rule(r) for r in rules], target, MODEL, options)]
@@ -88,9 +96,10 @@ def slow_kis(v, a, v_star, a_star) -> float:
 
 def slow_rescaled(r: Tensor, x: Tensor) -> Tensor:
     values, pixels = r.flatten().tolist(), x.flatten().tolist()
-    return torch.tensor([(v - min(values)) * (max(pixels) - min(pixels)) / (max(values) - min(values)) + min(pixels) for v in values], dtype=x.dtype).view(
-        x.shape
-    )
+    return torch.tensor(
+        [(v - min(values)) * (max(pixels) - min(pixels)) / (max(values) - min(values)) + min(pixels) for v in values],
+        dtype=x.dtype,
+    ).view(x.shape)
 
 
 def slow_insertion(r: Tensor, x: Tensor, magnitude: bool, options: Options) -> tuple[Tensor, float]:
@@ -110,7 +119,9 @@ def slow_insertion(r: Tensor, x: Tensor, magnitude: bool, options: Options) -> t
     return out, 1 - len(gone) / len(score)
 
 
-def slow_row(model: nn.Sequential, chance: nn.Sequential, x: Tensor, b: int, name: str, options: Options) -> dict[str, float]:
+def slow_row(
+    model: nn.Sequential, chance: nn.Sequential, x: Tensor, b: int, name: str, options: Options
+) -> dict[str, float]:
     features, last = model[:-1], model[-1]
     with torch.no_grad():
         a = features(x[b : b + 1])[0]
@@ -144,7 +155,9 @@ def random_module() -> nn.Sequential:
     """The control's weights in an ordinary module."""
     chance, layers = module(), random_network(MODEL, 7, pictures()).layers
     for layer, op in zip([m for m in chance if hasattr(m, "weight")], layers, strict=True):
-        layer.weight, layer.bias = (nn.Parameter(p, requires_grad=False) for p in (op.module.weight, torch.zeros_like(layer.bias)))
+        layer.weight, layer.bias = (
+            nn.Parameter(p, requires_grad=False) for p in (op.module.weight, torch.zeros_like(layer.bias))
+        )
     return chance
 
 
@@ -159,13 +172,32 @@ FORMS = {
 def test_the_experiment_equals_a_literal_transcription(form):
     options, model, x = FORMS[form], module(), pictures()
     (found,) = table(traced(model), options)
-    expected = pd.DataFrame([slow_row(model, random_module(), x, b, name, options) for b in range(4) for name in options.inputs])
-    assert list(found) == COLUMNS and list(found["input"]) == options.inputs * 4 and list(found["image"].unique()) == list(NAMES)
+    expected = pd.DataFrame(
+        [slow_row(model, random_module(), x, b, name, options) for b in range(4) for name in options.inputs]
+    )
+    assert (
+        list(found) == COLUMNS
+        and list(found["input"]) == options.inputs * 4
+        and list(found["image"].unique()) == list(NAMES)
+    )
     pd.testing.assert_frame_equal(found[list(expected)], expected, rtol=1e-9, atol=1e-12)
-    assert found["s_own"].nunique() == len(found) and (found["decision"] != found["decision_star"]).any() and (found["s_own"] != found["s_fixed"]).any()
-    assert (found["missing"] == "").all() and (found["kept"].notna() == found["input"].str.startswith("insertion")).all()
-    assert found.groupby("image")["correct"].first().tolist()[:3] == [d == i for i, d in enumerate(found.groupby("image")["decision"].first()[:3])]
-    assert found.groupby("image")["correct"].first().isna().tolist() == [False, False, False, True]  # no label, no verdict
+    assert (
+        found["s_own"].nunique() == len(found)
+        and (found["decision"] != found["decision_star"]).any()
+        and (found["s_own"] != found["s_fixed"]).any()
+    )
+    assert (found["missing"] == "").all() and (
+        found["kept"].notna() == found["input"].str.startswith("insertion")
+    ).all()
+    assert found.groupby("image")["correct"].first().tolist()[:3] == [
+        d == i for i, d in enumerate(found.groupby("image")["decision"].first()[:3])
+    ]
+    assert found.groupby("image")["correct"].first().isna().tolist() == [
+        False,
+        False,
+        False,
+        True,
+    ]  # no label, no verdict
 
 
 def test_runs_of_several_rules_and_of_other_classes():
@@ -180,7 +212,10 @@ def test_runs_of_several_rules_and_of_other_classes():
     changed = labelled["target"] != labelled["decision"]
     assert list(labelled["decision"]) == list(decided["decision"]) and changed.any()  # the map changes, k does not
     same = ["image", "input"]
-    a, b = (t[t["input"].isin(["edge", "noise", "blur", "other", "runner_up"])][[*same, "s_own"]].reset_index(drop=True) for t in (labelled, decided))
+    a, b = (
+        t[t["input"].isin(["edge", "noise", "blur", "other", "runner_up"])][[*same, "s_own"]].reset_index(drop=True)
+        for t in (labelled, decided)
+    )
     pd.testing.assert_frame_equal(a, b)
     own = labelled["input"] == "attribution"
     assert (labelled["s_own"] != decided["s_own"])[own & changed].all()
@@ -209,8 +244,14 @@ def test_a_constant_map_is_missing_and_counted():
     nn.init.ones_(model[3].bias)
     (found,) = table(traced(model))
     own = ~found["input"].isin(["edge", "noise", "blur", "random_network"])
-    assert (found["missing"][own] == "constant map").all() and found[own][["s_own", "s_fixed", "probability_star"]].isna().all(axis=None)
-    assert (found["decision_star"][own] == -1).all() and (found["missing"][~own] == "").all() and found["s_own"][~own].notna().all()
+    assert (found["missing"][own] == "constant map").all() and found[own][
+        ["s_own", "s_fixed", "probability_star"]
+    ].isna().all(axis=None)
+    assert (
+        (found["decision_star"][own] == -1).all()
+        and (found["missing"][~own] == "").all()
+        and found["s_own"][~own].notna().all()
+    )
     flat = torch.cat([pictures()[:1], torch.full((1, 3, 16, 16), 0.3, dtype=torch.float64)])
     (found,) = table(traced(module()), replace(PLAIN, inputs=["edge", "attribution"]), x=flat)
     assert found["missing"].tolist() == ["", "", "constant map", ""]
@@ -222,7 +263,9 @@ def test_a_zero_denominator_is_missing_and_counted():
     nn.init.zeros_(model[3].weight)
     nn.init.constant_(model[3].bias, -1)  # A_L = 0
     (found,) = table(traced(model), replace(PLAIN, inputs=["noise", "attribution"]))
-    assert found["missing"].tolist() == ["zero denominator", "constant map"] * 4 and found[["s_own", "s_fixed"]].isna().all(axis=None)
+    assert found["missing"].tolist() == ["zero denominator", "constant map"] * 4 and found[
+        ["s_own", "s_fixed"]
+    ].isna().all(axis=None)
     assert (found["decision_star"][::2] == found["decision"][::2]).all()  # the biases' class
 
 
@@ -237,7 +280,11 @@ def test_overflow_is_missing():
     model[6].weight.data *= 1e20
     (found,) = table(traced(model), replace(PLAIN, inputs=["noise"]), x=pictures().float())
     missing = found["missing"] == "activations not finite"
-    assert missing.any() and found[missing][["s_own", "s_fixed"]].isna().all(axis=None) and (found["decision_star"][missing] == -1).all()
+    assert (
+        missing.any()
+        and found[missing][["s_own", "s_fixed"]].isna().all(axis=None)
+        and (found["decision_star"][missing] == -1).all()
+    )
 
 
 def test_a_positive_factor_of_the_map_changes_nothing():
@@ -256,7 +303,7 @@ def test_a_positive_factor_of_the_map_changes_nothing():
 
 @pytest.mark.parametrize("how", list(Rescale))
 def test_other_ways_to_make_an_image_of_a_map(how):
-    from pipeline.metrics import rescaled
+    from pipeline.measures.kis import rescaled
 
     x, r = pictures(), pictures().flip(0).pow(3) * 1e-30
     r[3] = 0.1  # whose mean is not exactly 0.1
@@ -271,7 +318,9 @@ def test_other_ways_to_make_an_image_of_a_map(how):
             percent = 10 if how is Rescale.percentile else 0
             low = np.sort(values)[int(percent / 100 * (len(values) - 1))]
             high = -np.sort(-values)[int(percent / 100 * (len(values) - 1))]
-            expected = (np.minimum(np.maximum(values, low), high) - low) / (high - low) * (pixels.max() - pixels.min()) + pixels.min()
+            expected = (np.minimum(np.maximum(values, low), high) - low) / (high - low) * (
+                pixels.max() - pixels.min()
+            ) + pixels.min()
         np.testing.assert_allclose(out[b].flatten(), expected, rtol=1e-9, atol=1e-9)
 
 
@@ -296,7 +345,14 @@ def test_labels_of_other_classes_and_unknown_inputs_are_refused():
         table(traced(module()), labels=(0, 9, 2, 3))
     with pytest.raises(UserError, match="normalisation"):
         table(trace(module()), replace(PLAIN, fill=Fill.black))
-    for wrong in ({"inputs": ["edges"]}, {"inputs": []}, {"inputs": ["edge", "edge"]}, {"percent": 50.0}, {"removed": 1.0}, {"blur": 0}):
+    for wrong in (
+        {"inputs": ["edges"]},
+        {"inputs": []},
+        {"inputs": ["edge", "edge"]},
+        {"percent": 50.0},
+        {"removed": 1.0},
+        {"blur": 0},
+    ):
         with pytest.raises(ValueError):
             replace(PLAIN, **wrong)
 
@@ -305,7 +361,18 @@ def test_another_image_is_drawn_by_the_name():
     """All but the image itself, alike often; the next one only where that is asked for."""
     names = tuple(f"{i}.png" for i in range(200))
     shades = ImageSet(names, (0,) * 200, lambda i: Image.new("L", (1, 1), i).convert("RGB"))
-    images = Images(shades, 0, 200, Preprocessing(1, 1, (0.0,) * 3, (1 / 255,) * 3, "bilinear"), OnError.stop, 4, 0, torch.device("cpu"), torch.float32, print)
+    images = Images(
+        shades,
+        0,
+        200,
+        Preprocessing(1, 1, (0.0,) * 3, (1 / 255,) * 3, "bilinear"),
+        OnError.stop,
+        4,
+        0,
+        torch.device("cpu"),
+        torch.float32,
+        print,
+    )
     drawn = [round(float(images.other(name, drawn=True)[0, 0])) for name in names]
     distance = np.array([(d - i) % 200 for i, d in enumerate(drawn)])
     assert distance.min() > 0 and np.allclose(np.histogram(distance, 4, (0, 200))[0], 50, atol=20)
@@ -319,9 +386,20 @@ def test_command_line(cell, tmp_path):
     assert made[0].code == 0, made[0].err
     a, b = (pd.read_parquet(ended.made[-1]) for ended in made)
     pd.testing.assert_frame_equal(a, b, rtol=1e-4, atol=1e-5)
-    assert list(a) == COLUMNS and len(a) == 5 * len(INPUTS) and a["correct"].isna().all() and str(a["correct"].dtype) == "boolean"
-    assert list(pd.read_parquet(cell("experiment=kis").made[-1])["input"].unique()) == ["attribution", "insertion", "insertion_magnitude"]
-    external = pd.read_parquet(cell("experiment=kis", "rule=external", "rule.call=tests.tiny:mean_gradient", every).made[-1])
+    assert (
+        list(a) == COLUMNS
+        and len(a) == 5 * len(INPUTS)
+        and a["correct"].isna().all()
+        and str(a["correct"].dtype) == "boolean"
+    )
+    assert list(pd.read_parquet(cell("experiment=kis").made[-1])["input"].unique()) == [
+        "attribution",
+        "insertion",
+        "insertion_magnitude",
+    ]
+    external = pd.read_parquet(
+        cell("experiment=kis", "rule=external", "rule.call=tests.tiny:mean_gradient", every).made[-1]
+    )
     gradient = pd.read_parquet(cell("experiment=kis", "rule=grad", every).made[-1])
     np.testing.assert_allclose(external["s_own"], gradient["s_own"], rtol=1e-3, atol=1e-4)
     ended = cell("experiment=kis", "kis.inputs=[edges]")

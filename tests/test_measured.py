@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from pipeline.api import attribute, rule
-from pipeline.data import Cifar10, Folder, PackagedSamples
-from pipeline.images import OnError, load_batches
-from pipeline.laws import BatchNormReset, Gaussian, Part, Scale, Uniform
-from pipeline.metrics import alignment, naive_alignment
-from pipeline.models import ResNet18Cifar, Torchvision, Vgg16Cifar
-from pipeline.weights import Checkpoint, network_of
+from pipeline.images.batches import OnError, load_batches
+from pipeline.images.sets import Cifar10, Folder, PackagedSamples
+from pipeline.measures.maps import alignment, naive_alignment
+from pipeline.networks.catalogue import ResNet18Cifar, Torchvision, Vgg16Cifar
+from pipeline.weights.laws import BatchNormReset, Gaussian, Part, Scale, Uniform
+from pipeline.weights.states import Checkpoint, network_of
 
 PLAIN: dict = {"base": None, "depth": None, "part": Part.top, "batchnorm": BatchNormReset.identity}
 ALL = {"only": None, "limit": None, "step": 1, "seed": None, "on_error": OnError.stop}
@@ -52,7 +52,11 @@ def test_layers_of_the_shipped_vgg():
 
 
 def test_every_checkpoint_has_a_card():
-    assert {file.stem for file in CHECKPOINTS.glob("*.safetensors")} == {file.stem for file in CHECKPOINTS.glob("*.md")} == set(SHIPPED)
+    assert (
+        {file.stem for file in CHECKPOINTS.glob("*.safetensors")}
+        == {file.stem for file in CHECKPOINTS.glob("*.md")}
+        == set(SHIPPED)
+    )
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -82,9 +86,13 @@ def cifar10_jpeg(tmp_path_factory) -> Path:
 def test_a_random_network_returns_the_image_and_more_layers_return_more(run):
     """The paper's first claim, on one seed: alignment rises with N, for each rule, from nearly 0 to over .5."""
     for name in ("gbp", "rectgrad", "lrp", "activation"):
-        ended = run("model=vgg16_cifar", "data=cifar10_samples", "data.limit=4", f"rule={name}", "experiment.bands=false")
+        ended = run(
+            "model=vgg16_cifar", "data=cifar10_samples", "data.limit=4", f"rule={name}", "experiment.bands=false"
+        )
         curve = pd.read_parquet(ended.made[-1]).groupby("n")["alignment"].mean()
-        assert curve.iloc[0] < 0.2 and curve.iloc[-1] > 0.5 and curve.corr(pd.Series(curve.index), method="spearman") > 0.9
+        assert (
+            curve.iloc[0] < 0.2 and curve.iloc[-1] > 0.5 and curve.corr(pd.Series(curve.index), method="spearman") > 0.9
+        )
 
 
 def test_unscaled_uniform_weights_overflow_the_naive_cosine_alone():
@@ -106,6 +114,11 @@ def test_vgg16_on_real_images(real_data, state, expected):
     network = network_of(weights, model, 100, torch.float32, lambda: None)
     found = []
     for name in ("gbp", "rectgrad", "lrp"):
-        values = [alignment(attribute(network, batch.x, rule(name)), batch.x) for batch in load_batches(images, model.preprocessing(), 2, 0, OnError.stop, [])]
+        values = [
+            alignment(attribute(network, batch.x, rule(name)), batch.x)
+            for batch in load_batches(images, model.preprocessing(), 2, 0, OnError.stop, [])
+        ]
         found.append(float(torch.cat(values).mean()))
-    np.testing.assert_allclose(found, expected, atol=0.06 if state == "trained" else 0.12)  # one seed of the first layer moves it by .05
+    np.testing.assert_allclose(
+        found, expected, atol=0.06 if state == "trained" else 0.12
+    )  # one seed of the first layer moves it by .05

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.api import rule
-from pipeline.network import Record, trace
+from pipeline.engine.network import Record, trace
+from pipeline.engine.walk import attribute
 from pipeline.oracles import peers
-from pipeline.walk import attribute
 from tests.models import NETS, Net, conv, images, seeded
 
 MEAN, STD = (0.5, 0.4, 0.6), (0.2, 0.3, 0.25)
@@ -70,7 +70,11 @@ def test_excitation_bp_is_z_plus_and_contrasts_with_the_dual_network(case):
 
 def test_z_plus_at_a_residual_sum_is_its_transcription():
     """The sum as a linear layer over both branches, by loops: R_i = sum_j z_ij+ / sum_k z_kj+ R_j."""
-    model = seeded(lambda: Net(lambda m, x: m.fc((m.a(x) + m.b(x)).flatten(1)), a=conv(3, 2), b=conv(3, 2), fc=nn.Linear(2 * 13 * 11, 5)))
+    model = seeded(
+        lambda: Net(
+            lambda m, x: m.fc((m.a(x) + m.b(x)).flatten(1)), a=conv(3, 2), b=conv(3, 2), fc=nn.Linear(2 * 13 * 11, 5)
+        )
+    )
     record = trace(model, mean=MEAN, std=STD).forward(images(1))
     x, target = record.x, record.logits.argmax(1)
     u, v = model.a(x).flatten().tolist(), model.b(x).flatten().tolist()
@@ -85,7 +89,12 @@ def test_z_plus_at_a_residual_sum_is_its_transcription():
             share = max(value, 0.0) / total * r if total else 0.0
             parts[name].append(share / value if value else 0.0)  # in gradient form
     expected = sum(
-        torch.nn.grad.conv2d_input(x.shape, getattr(model, name).weight.detach(), torch.tensor(r, dtype=torch.float64).view(1, 2, 13, 11), padding=1)
+        torch.nn.grad.conv2d_input(
+            x.shape,
+            getattr(model, name).weight.detach(),
+            torch.tensor(r, dtype=torch.float64).view(1, 2, 13, 11),
+            padding=1,
+        )
         for name, r in parts.items()
     )
     same(attribute(record, rule("lrp", add_by="zplus"), target), expected)  # first_layer: plain, for both branches
@@ -99,7 +108,9 @@ def test_z_plus_at_residual_sums_conserves_relevance_where_the_sum_is_positive()
             m.weight.data.abs_()
             m.bias.data.zero_()  # type: ignore[union-attr]
     record = trace(model, mean=MEAN, std=STD).forward(images().abs())
-    maps = [attribute(record, rule("lrp", add_by=how), bottom=True).flatten(1).sum(1) for how in ("proportional", "zplus")]
+    maps = [
+        attribute(record, rule("lrp", add_by=how), bottom=True).flatten(1).sum(1) for how in ("proportional", "zplus")
+    ]
     for total in maps:
         torch.testing.assert_close(total, torch.ones(2, dtype=torch.float64))
 

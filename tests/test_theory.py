@@ -7,14 +7,14 @@ import torch
 from matplotlib.text import Text
 from torch import nn
 
+from pipeline.engine.network import trace
+from pipeline.engine.rules import GRAD, Activation, Gbp, RectGrad
+from pipeline.engine.walk import one_hot
 from pipeline.errors import UserError
 from pipeline.experiments import geometry, nfr, rank1, theorem1, theorem2
 from pipeline.figures import fig1, style
-from pipeline.metrics import alignment
-from pipeline.network import trace
-from pipeline.rules import GRAD, Activation, Gbp, RectGrad
-from pipeline.shallow import shallow
-from pipeline.walk import one_hot
+from pipeline.measures.maps import alignment
+from pipeline.networks.shallow import shallow
 
 F64 = torch.float64
 
@@ -34,7 +34,13 @@ def test_shallow_network_equals_the_closed_form():
     network = shallow(w, v)
     on = (x @ w.T > 0).double()
     torch.testing.assert_close(network.forward(x).logits, (x @ w.T).clamp(min=0) @ v.T)
-    gap = dict(zip(("grad", "gbp", "plain", "split"), theorem1.aligned(network, x, [GRAD, Gbp(), z_plus(), z_plus("split")]), strict=True))
+    gap = dict(
+        zip(
+            ("grad", "gbp", "plain", "split"),
+            theorem1.aligned(network, x, [GRAD, Gbp(), z_plus(), z_plus("split")]),
+            strict=True,
+        )
+    )
     torch.testing.assert_close(gap["grad"], alignment((on * v) @ w, x))
     torch.testing.assert_close(gap["gbp"], alignment((on * v.clamp(min=0)) @ w, x))
     torch.testing.assert_close(gap["plain"], gap["gbp"])
@@ -44,7 +50,9 @@ def test_shallow_network_equals_the_closed_form():
             z = float(w[j] @ x[b])
             if z > 0 and v[0, j] > 0:
                 positive = [max(float(w[j, i] * x[b, i]), 0) for i in range(7)]
-                r += torch.tensor([p / sum(positive) * z * float(v[0, j]) / float(x[b, i]) for i, p in enumerate(positive)], dtype=F64)
+                r += torch.tensor(
+                    [p / sum(positive) * z * float(v[0, j]) / float(x[b, i]) for i, p in enumerate(positive)], dtype=F64
+                )
         torch.testing.assert_close(gap["split"][b], alignment(r[None], x[b : b + 1])[0])
 
 
@@ -52,18 +60,32 @@ def test_theorem1_has_the_rate_1_over_k_and_the_constant_of_its_docstring():
     x = torch.randn(30, 12, dtype=F64)
     gaps = []
     for neurons in (400, 6400):
-        found = [theorem1.aligned(theorem1.hidden_layer(theorem1.LAWS["ring"], 12, neurons, draw), x, [Gbp()])[0] for draw in range(12)]
+        found = [
+            theorem1.aligned(theorem1.hidden_layer(theorem1.LAWS["ring"], 12, neurons, draw), x, [Gbp()])[0]
+            for draw in range(12)
+        ]
         gaps.append(float((torch.stack(found) ** -2 - 1).mean()))
         assert math.isclose(gaps[-1], math.pi**2 * 11 / neurons, rel_tol=0.25)
     assert abs(math.log(gaps[1] / gaps[0]) / math.log(16) + 1) < 0.1
 
 
 def test_theorem1_table(cell):
-    small = ["theorem1.sides=[3]", "theorem1.neurons_per_dim=[10,30,100]", "theorem1.draws=3", "data.limit=2", "rule=gbp"]
+    small = [
+        "theorem1.sides=[3]",
+        "theorem1.neurons_per_dim=[10,30,100]",
+        "theorem1.draws=3",
+        "data.limit=2",
+        "rule=gbp",
+    ]
     table = pd.read_parquet(cell("experiment=theorem1", *small).made[-1])
     assert len(table) == 2 * 3 * 5 * 3 * 3 and table.groupby("law")["draw"].unique().map(list).map(len).eq(3).all()
     slopes = table[table["input"] != "corner"].groupby("law")["slope"].mean()
-    assert abs(slopes["gaussian"] + 1) < 0.2 and abs(slopes["ring"] + 1) < 0.2 and slopes["anisotropic"] > -0.5 and abs(slopes["uniform01"]) < 0.1
+    assert (
+        abs(slopes["gaussian"] + 1) < 0.2
+        and abs(slopes["ring"] + 1) < 0.2
+        and slopes["anisotropic"] > -0.5
+        and abs(slopes["uniform01"]) < 0.1
+    )
     best = table[table["neurons"] == 2700].groupby(["law", "input"])["alignment"].mean()
     assert best["gaussian"].min() > 0.93 and best["anisotropic", "random"] < 0.85
 
@@ -72,7 +94,9 @@ def test_a_patch_is_cut_from_the_image():
     image = torch.arange(3 * 9 * 9, dtype=F64).view(3, 9, 9)
     x = theorem1.patch(image, "a.png", 3).view(3, 3, 3)
     top, left = divmod(int(x[0, 0, 0]), 9)
-    assert torch.equal(x, image[:, top : top + 3, left : left + 3]) and torch.equal(x.flatten(), theorem1.patch(image, "a.png", 3))
+    assert torch.equal(x, image[:, top : top + 3, left : left + 3]) and torch.equal(
+        x.flatten(), theorem1.patch(image, "a.png", 3)
+    )
 
 
 def test_uniform_weights_miss_the_corner_hardly():
@@ -93,7 +117,9 @@ def test_an_input_that_activates_nothing_has_no_alignment():
 
 # ---- Theorem 2 -------------------------------------------------------------------------------------------------------
 
-EXACT = theorem2.Options(nets=4, inputs=50, neurons=30, dim=40, mixing=[0.0], spread=[0.0], laws=list(theorem2.LAWS), seed=7)
+EXACT = theorem2.Options(
+    nets=4, inputs=50, neurons=30, dim=40, mixing=[0.0], spread=[0.0], laws=list(theorem2.LAWS), seed=7
+)
 
 
 @pytest.mark.parametrize("rule", [Gbp(), RectGrad(0.9), RectGrad(0.0), z_plus()])
@@ -146,7 +172,9 @@ def test_the_knobs_of_theorem2(mixing, spread):
 def test_condition_13_equals_explicit_matrices(bias):
     """(12), (13) literally: W M as a matrix, the filter a diagonal of zeros and ones, sums in loops."""
     torch.manual_seed(3)
-    model = nn.Sequential(nn.Linear(6, 9, bias=bias), nn.ReLU(), nn.Linear(9, 8, bias=bias), nn.ReLU(), nn.Linear(8, 3, bias=bias)).double()
+    model = nn.Sequential(
+        nn.Linear(6, 9, bias=bias), nn.ReLU(), nn.Linear(9, 8, bias=bias), nn.ReLU(), nn.Linear(8, 3, bias=bias)
+    ).double()
     network, x = trace(model), torch.randn(4, 6, dtype=F64)
     record = network.forward(x)
     weights = [module.weight.detach() for module in model if isinstance(module, nn.Linear)]
@@ -169,11 +197,22 @@ def test_condition_13_equals_explicit_matrices(bias):
                 removed, possible = float(((r[b] * mask != 0) & (keep == 0)).sum()), float((r[b] * mask != 0).sum())
                 if isinstance(rule, nfr.WithoutGamma):
                     filtered = wm if layer == 1 else wm * (w.T > 0)
-                    pairs = [(i, j) for i in range(len(a)) for j in range(len(z)) if a[i] != 0 and (r[b] * mask)[j] != 0]
-                    removed, possible = (float(sum(bool(w[j, i] < 0) for i, j in pairs)), float(len(pairs))) if layer > 1 else (0.0, 1.0)
+                    pairs = [
+                        (i, j) for i in range(len(a)) for j in range(len(z)) if a[i] != 0 and (r[b] * mask)[j] != 0
+                    ]
+                    removed, possible = (
+                        (float(sum(bool(w[j, i] < 0) for i, j in pairs)), float(len(pairs)))
+                        if layer > 1
+                        else (0.0, 1.0)
+                    )
                 lhs, rhs = float(a @ (filtered @ r[b])), float(a @ (wm @ r[b]))
-                assert math.isclose(float(sides["lhs"][b]), lhs, abs_tol=1e-10) and math.isclose(float(sides["rhs"][b]), rhs, abs_tol=1e-10)
-                assert math.isclose(float(sides["filtered"][b]), removed / max(possible, 1), abs_tol=1e-12), (rule, layer)
+                assert math.isclose(float(sides["lhs"][b]), lhs, abs_tol=1e-10) and math.isclose(
+                    float(sides["rhs"][b]), rhs, abs_tol=1e-10
+                )
+                assert math.isclose(float(sides["filtered"][b]), removed / max(possible, 1), abs_tol=1e-12), (
+                    rule,
+                    layer,
+                )
                 r[b] = filtered @ r[b]
 
 
@@ -201,9 +240,15 @@ def test_propositions_without_biases(seed):
 
 def test_rectgrad_breaks_proposition_2():
     """Positive A r below tau go too: of 1 + ... + 10 only the 10 stays."""
-    record = shallow(torch.eye(10, dtype=F64), torch.ones(1, 10, dtype=F64)).forward(torch.arange(1.0, 11, dtype=F64)[None])
-    (sides,) = [sides for layer, sides in nfr.conditions(record, RectGrad(0.9), torch.ones(1, 1, dtype=F64)) if layer == 1]
-    assert (float(sides["lhs"]), float(sides["rhs"]), float(sides["filtered"])) == (10, 55, 0.9) and float(sides["margin"]) < 0
+    record = shallow(torch.eye(10, dtype=F64), torch.ones(1, 10, dtype=F64)).forward(
+        torch.arange(1.0, 11, dtype=F64)[None]
+    )
+    (sides,) = [
+        sides for layer, sides in nfr.conditions(record, RectGrad(0.9), torch.ones(1, 1, dtype=F64)) if layer == 1
+    ]
+    assert (float(sides["lhs"]), float(sides["rhs"]), float(sides["filtered"])) == (10, 55, 0.9) and float(
+        sides["margin"]
+    ) < 0
 
 
 def test_biases_break_proposition_1():
@@ -223,7 +268,10 @@ def test_nfr_table(cell):
     table = pd.read_parquet(cell("experiment=nfr", "rule=lrp", "weights=gaussian", "dtype=float64").made[-1])
     assert len(table) == 5 * 3 * 2 and set(table["gamma"]) == {"kept", "dropped"}
     assert set(table[(table["gamma"] == "dropped") & (table["layer"] > 1)]["relation"]) == {"greater"}
-    assert set(table[(table["gamma"] == "kept") & (table["layer"] > 1)]["relation"]) == {"equal"} and not table[table["layer"] == 1]["filtered"].any()
+    assert (
+        set(table[(table["gamma"] == "kept") & (table["layer"] > 1)]["relation"]) == {"equal"}
+        and not table[table["layer"] == 1]["filtered"].any()
+    )
 
 
 def test_rules_that_filter_nothing_are_refused():

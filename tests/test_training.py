@@ -9,9 +9,9 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from pipeline.models import Vgg16Cifar
-from pipeline.network import trace
-from pipeline.training import LabelledImages, TrainOptions, augment, one_cycle, train
+from pipeline.engine.network import trace
+from pipeline.networks.catalogue import Vgg16Cifar
+from pipeline.networks.training import LabelledImages, TrainOptions, augment, one_cycle, train
 from tests import tiny
 
 OPTIONS = TrainOptions(
@@ -65,7 +65,9 @@ def test_training_learns_and_resumes_bit_for_bit(tmp_path):
         with pytest.raises(Interrupted):
             train(build, data, test, OPTIONS, file, until(stop))
         resumed, again = train(build, data, test, OPTIONS, file, until(None))
-        assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+        )
         assert [r["loss"] for r in again] == [r["loss"] for r in rows]
     other, _ = train(build, data, test, replace(OPTIONS, seed=2), tmp_path / "other.pt", until(None))
     assert not torch.equal(other[0].weight, whole[0].weight)
@@ -126,35 +128,64 @@ def test_experiment_train_makes_a_checkpoint_that_the_walk_reads(run, tmp_path):
     assert facts["accuracy"] == table["accuracy"].iloc[-1]
     assert safetensors.torch.load_file(made / "folded.safetensors")["0.weight"].dtype == torch.float16
     images = tiny.images(tmp_path / "images")
-    after = run(*tiny.OWN, "data=folder", f"data.root={images}", "weights=checkpoint", f"weights.path={made / 'folded.safetensors'}")
+    after = run(
+        *tiny.OWN,
+        "data=folder",
+        f"data.root={images}",
+        "weights=checkpoint",
+        f"weights.path={made / 'folded.safetensors'}",
+    )
     assert after.code == 0, after.err
-    assert run(*args, *settings, "train.epochs=[2,3]").complaint.startswith("error: experiment=train: sizes and epochs must be lists of one length")
+    assert run(*args, *settings, "train.epochs=[2,3]").complaint.startswith(
+        "error: experiment=train: sizes and epochs must be lists of one length"
+    )
 
-    still = run(*args, *settings, f"train.start={made / 'model.safetensors'}", "train.lr=1e-12", "train.seed=7")  # goes on from there
-    first, second = (safetensors.torch.load_file(folder / "model.safetensors") for folder in (made, still.made[-1].parent))
+    still = run(
+        *args, *settings, f"train.start={made / 'model.safetensors'}", "train.lr=1e-12", "train.seed=7"
+    )  # goes on from there
+    first, second = (
+        safetensors.torch.load_file(folder / "model.safetensors") for folder in (made, still.made[-1].parent)
+    )
     assert all(torch.allclose(first[k], second[k], atol=1e-6) for k in first)
     assert "no checkpoint at train.start=nowhere.pt" in run(*args, *settings, "train.start=nowhere.pt").complaint
 
 
-DIGITS = ["model=own", "model.call=tests.test_training:of_digits", "model.resize=32", "model.crop=32", "data=digits", "digits.training=1500"]
+DIGITS = [
+    "model=own",
+    "model.call=tests.test_training:of_digits",
+    "model.resize=32",
+    "model.crop=32",
+    "data=digits",
+    "digits.training=1500",
+]
 QUICK = "train.epochs=[1] train.sizes=[16] train.batch_size=50"
 
 
 def of_digits():
     return torch.nn.Sequential(
-        torch.nn.Conv2d(3, 8, 3, 2), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(128, 10)
+        torch.nn.Conv2d(3, 8, 3, 2),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(4),
+        torch.nn.Flatten(),
+        torch.nn.Linear(128, 10),
     )
 
 
 def test_weights_that_the_program_trains_first(run, tmp_path):
     """Trained once, whatever is measured on them; equal to their file; mended where the file is broken."""
-    few, trained = (*DIGITS, "data.limit=6", "experiment=kis"), ("weights=trained", f"weights.training='data=digits {QUICK}'")
+    few, trained = (
+        (*DIGITS, "data.limit=6", "experiment=kis"),
+        ("weights=trained", f"weights.training='data=digits {QUICK}'"),
+    )
     first = run(*few, *trained)
     assert first.code == 0, first.err
     (folder,) = (tmp_path / "outputs" / "results" / "train").glob("[0-9a-f]*")
     file = folder / "model.safetensors"
     made, content = file.stat().st_mtime_ns, file.read_bytes()
-    assert run(*DIGITS, "experiment=train", *QUICK.split()).made[-1].parent == folder, "the cell of experiment=train itself, on all training images"
+    assert run(*DIGITS, "experiment=train", *QUICK.split()).made[-1].parent == folder, (
+        "the cell of experiment=train itself, on all training images"
+    )
     assert run(*few, *trained, "rule=lrp", "run.force=true").code == 0 and file.stat().st_mtime_ns == made
     by_file = run(*few, "weights=checkpoint", f"weights.path={file}")
     assert by_file.made[-1] != first.made[-1]
@@ -210,17 +241,36 @@ def test_trainings_that_can_not_be(run, training, complaint):
 
 
 def test_a_model_of_other_classes_and_two_seeds_are_refused(run):
-    five = [*DIGITS, "model.call=tests.tiny:network", "weights=trained", f"weights.training='data=digits train.seed=1 {QUICK}'", "experiment=kis"]
-    assert "label 9, but the model has the classes 0 to 4" in run(*five, "model.call=tests.test_training:of_five").complaint
+    five = [
+        *DIGITS,
+        "model.call=tests.tiny:network",
+        "weights=trained",
+        f"weights.training='data=digits train.seed=1 {QUICK}'",
+        "experiment=kis",
+    ]
+    assert (
+        "label 9, but the model has the classes 0 to 4"
+        in run(*five, "model.call=tests.test_training:of_five").complaint
+    )
     assert "train.seed is given twice" in run(*five, "train.seed=2").complaint
 
 
 def of_five():
-    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(128, 5))
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, 2),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(4),
+        torch.nn.Flatten(),
+        torch.nn.Linear(128, 5),
+    )
 
 
 def test_accuracy_is_measured_as_often_as_asked(tmp_path):
     build, data = lambda: tiny.network(batch_norm=True), labelled(64, 0)
-    every, seldom = (train(build, data, data, replace(OPTIONS, test_every=n), tmp_path / f"{n}.pt", until(None)) for n in (1, 4))
+    every, seldom = (
+        train(build, data, data, replace(OPTIONS, test_every=n), tmp_path / f"{n}.pt", until(None)) for n in (1, 4)
+    )
     assert [math.isnan(row["accuracy"]) for row in seldom[1]] == [True, True, True, False, True, False]
-    assert seldom[1][-1]["accuracy"] == every[1][-1]["accuracy"] and torch.equal(every[0][0].weight, seldom[0][0].weight)
+    assert seldom[1][-1]["accuracy"] == every[1][-1]["accuracy"] and torch.equal(
+        every[0][0].weight, seldom[0][0].weight
+    )

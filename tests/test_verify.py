@@ -8,14 +8,14 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline import rules, walk
+from pipeline.engine import rules, walk
+from pipeline.engine.gradients import GRADIENTS
+from pipeline.engine.network import trace
+from pipeline.engine.rules import RULES, AlphaBeta, DeconvNet, Gbp, RectGrad
 from pipeline.errors import UserError
 from pipeline.experiments import verify
-from pipeline.gradients import GRADIENTS
-from pipeline.images import Preprocessing
-from pipeline.network import trace
+from pipeline.images.batches import Preprocessing
 from pipeline.oracles import local
-from pipeline.rules import RULES, AlphaBeta, DeconvNet, Gbp, RectGrad
 from tests import dense, tiny
 from tests.models import NETS, conv, images, seeded
 
@@ -69,7 +69,9 @@ def test_every_rule_is_right(table_of, name):
     table = table_of(name)
     assert not wrong(table), verify.report(table)[0]
     silent = table[table["ok"].isna()]
-    assert list(silent["rule"] + " " + silent["reference"]) == (["dtd zennit"] * 2 if name == "padded" else []), list(silent["note"])
+    assert list(silent["rule"] + " " + silent["reference"]) == (["dtd zennit"] * 2 if name == "padded" else []), list(
+        silent["note"]
+    )
     assert set(table["rule"]) == {"forward", *RULES} - {"external"} and (table["dtype"] == "float64").all()
     assert (table.loc[table["ok"].notna(), "sites"] > 0).all() and table["ok"].dtype == "boolean"
     assert ("BatchNorm folded" in set(table["setting"])) == (name in ("normalised", "not_affine"))
@@ -77,7 +79,9 @@ def test_every_rule_is_right(table_of, name):
 
 def test_resnet18():
     model = Model(lambda: torchvision.models.resnet18(num_classes=10), side=224)
-    table = verify.run(trace(seeded(model.build), mean=MEAN, std=STD), model, verify.Options(1, 33, True, 1e-9))[0].table
+    table = verify.run(trace(seeded(model.build), mean=MEAN, std=STD), model, verify.Options(1, 33, True, 1e-9))[
+        0
+    ].table
     assert not wrong(table) and table["ok"].notna().all() and set(table["side"]) == {33}, verify.report(table)[0]
 
 
@@ -103,7 +107,12 @@ def at_least(self, r, at):
 
 def swapped(relevance, at):
     low, high = at.bounds
-    return z_box(relevance, type("At", (), {**{k: getattr(at, k) for k in ("weight", "input", "apply", "transpose")}, "bounds": (high, low)}))
+    return z_box(
+        relevance,
+        type(
+            "At", (), {**{k: getattr(at, k) for k in ("weight", "input", "apply", "transpose")}, "bounds": (high, low)}
+        ),
+    )
 
 
 z_box, contributions = rules.z_box, rules.contributions
@@ -129,7 +138,12 @@ def test_a_bug_shows_in_its_rows(table_of, monkeypatch, bug):
     table = table_of(net)
     assert rows <= wrong(table), verify.report(table)[0]
     if not isinstance(owner, dict):  # and in no other rule
-        assert {rule for rule, _ in wrong(table)} <= {rule for rule, _ in rows} | {"lrp_alphabeta", "dtd", "excitation_bp", "lrp_epsilon"}
+        assert {rule for rule, _ in wrong(table)} <= {rule for rule, _ in rows} | {
+            "lrp_alphabeta",
+            "dtd",
+            "excitation_bp",
+            "lrp_epsilon",
+        }
 
 
 def test_a_bias_must_not_be_zero_to_be_seen(table_of, monkeypatch):
@@ -148,7 +162,11 @@ def test_a_missing_library_is_a_note(table_of, monkeypatch, package):
         monkeypatch.setitem(sys.modules, name, None)
     table = table_of("plain")
     noted = table[table["ok"].isna()]
-    assert set(noted["reference"]) == {package} and noted["error_max"].isna().all() and noted["note"].str.contains("pip install captum zennit").all()
+    assert (
+        set(noted["reference"]) == {package}
+        and noted["error_max"].isna().all()
+        and noted["note"].str.contains("pip install captum zennit").all()
+    )
     assert not wrong(table) and verify.report(table)[1] is None and f"{len(noted)} not run" in verify.report(table)[0]
 
 
@@ -172,7 +190,10 @@ def test_logits_of_zero_are_not_explained(table_of, monkeypatch):
 def test_a_rule_without_reference_is_listed(table_of, monkeypatch):
     monkeypatch.setitem(RULES, "mine", Gbp)
     table = table_of("plain")
-    assert list(table.query("rule == 'mine'")["reference"]) == ["none"] and table.query("rule == 'mine'")["ok"].isna().all()
+    assert (
+        list(table.query("rule == 'mine'")["reference"]) == ["none"]
+        and table.query("rule == 'mine'")["ok"].isna().all()
+    )
 
 
 def test_images_are_pixels_and_as_large_as_the_model_takes():
@@ -193,7 +214,10 @@ def test_errors():
     assert verify.relative_errors(torch.ones(2, 3), torch.ones(2, 2))[0][0] == float("inf")
 
 
-@pytest.mark.parametrize("layer", [conv(4, 6, groups=2, stride=2, dilation=(1, 2)), conv(3, 4, 3, "same", dilation=2), conv(3, 4, 1, "valid")])
+@pytest.mark.parametrize(
+    "layer",
+    [conv(4, 6, groups=2, stride=2, dilation=(1, 2)), conv(3, 4, 3, "same", dilation=2), conv(3, 4, 1, "valid")],
+)
 def test_local_steps_are_those_of_the_whole_matrix(layer):
     """im2col against the matrix of the layer's values at every basis vector, and its loops."""
     shape = (layer.in_channels, 5, 6)
@@ -201,12 +225,22 @@ def test_local_steps_are_those_of_the_whole_matrix(layer):
     w, _ = dense.matrix(layer, shape)
     a = images(1, shape)[0]
     relevance = torch.randn(layer(a[None]).shape[1:], dtype=torch.float64)
-    expected = torch.tensor(dense.z_plus(w, a.flatten().tolist(), relevance.flatten().tolist())).view(*shape).double().flatten(1)
+    expected = (
+        torch.tensor(dense.z_plus(w, a.flatten().tolist(), relevance.flatten().tolist()))
+        .view(*shape)
+        .double()
+        .flatten(1)
+    )
     gradient = torch.tensor(dense.times(w, relevance.flatten().tolist())).view(*shape).double().flatten(1)
     matrices = local.layer_of(layer)
     for place in range(30):
-        torch.testing.assert_close(local.shared_step(matrices, a, place, relevance, [local.Term(local.positive)], None).float(), expected[:, place].float())
-        torch.testing.assert_close(local.plain_step(matrices, shape[1:], place, relevance).float(), gradient[:, place].float())
+        torch.testing.assert_close(
+            local.shared_step(matrices, a, place, relevance, [local.Term(local.positive)], None).float(),
+            expected[:, place].float(),
+        )
+        torch.testing.assert_close(
+            local.plain_step(matrices, shape[1:], place, relevance).float(), gradient[:, place].float()
+        )
 
 
 # ---- the command -------------------------------------------------------------------------------------------------------
@@ -216,7 +250,19 @@ def test_the_command_shows_the_table_and_ends_well(run):
     ended = run(*tiny.OWN, "experiment=verify")
     assert ended.code == 0 and len(ended.made) == 1 and "comparisons on 2 images of 16 px" in ended.err
     table = pd.read_parquet(ended.made[0])
-    assert list(table) == ["rule", "setting", "reference", "dtype", "images", "side", "error_max", "error_l2", "sites", "ok", "note"]
+    assert list(table) == [
+        "rule",
+        "setting",
+        "reference",
+        "dtype",
+        "images",
+        "side",
+        "error_max",
+        "error_l2",
+        "sites",
+        "ok",
+        "note",
+    ]
     assert table["ok"].all() and table["error_max"].max() < 1e-12
     before = ended.made[0].stat().st_mtime_ns
     again = run(*tiny.OWN, "experiment=verify", "dtype=float64")  # it judges the code of now, so nothing is kept
@@ -232,6 +278,14 @@ def test_the_command_fails_where_a_row_does(run, monkeypatch):
 
 def test_make_knows_models_by_their_yaml_and_torchvisions_by_name():
     def command(model: str) -> str:
-        return subprocess.run(["make", "-n", "verify", f"MODEL={model}", "PYTHON=python"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ["make", "-n", "verify", f"MODEL={model}", "PYTHON=python"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
 
-    assert "experiment=verify model=vgg16_cifar" in command("vgg16_cifar") and "model=vgg16 model.name=resnet34" in command("resnet34")
+    assert "experiment=verify model=vgg16_cifar" in command(
+        "vgg16_cifar"
+    ) and "model=vgg16 model.name=resnet34" in command("resnet34")

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
-from pipeline.network import Record, trace
+from pipeline.engine.network import Record, trace
+from pipeline.engine.rules import GRAD, Activation, Add, AlphaBeta, FirstLayer, Gbp, Grad, RectGrad, Rule, Start
+from pipeline.engine.walk import CHUNK_BYTES, attribute, cascade, one_hot, step, walk
 from pipeline.oracles import peers
-from pipeline.rules import GRAD, Activation, Add, AlphaBeta, FirstLayer, Gbp, Grad, RectGrad, Rule, Start
-from pipeline.walk import CHUNK_BYTES, attribute, cascade, one_hot, step, walk
 from tests.drawn import drawn_nets
 from tests.models import NETS, SHAPE, images, seeded
 
@@ -59,7 +59,9 @@ def test_grad_is_autograd_on_any_net(net):
     record = network.forward(x)
     torch.testing.assert_close(record.logits, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(network.module(x.clone()), expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(attribute(record, GRAD), peers.autograd(model, x, expected.argmax(1)), rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(
+        attribute(record, GRAD), peers.autograd(model, x, expected.argmax(1)), rtol=1e-10, atol=1e-13
+    )
 
 
 def alone(record: Record, rule: Rule, n: int, target: Tensor | None = None) -> Tensor:
@@ -134,7 +136,13 @@ def test_ends_of_the_sweep(name):
 
 
 # where A_0 .. A_L stand in an nn.Sequential
-ENDS = {"no_bias": (0, 2, 5, 9, 11), "plain": (0, 2, 5, 9, 11), "grouped": (0, 2, 4, 6, 8, 10), "pools": (0, 2, 5, 9, 14), "normalised": (0, 3, 6, 11, 12)}
+ENDS = {
+    "no_bias": (0, 2, 5, 9, 11),
+    "plain": (0, 2, 5, 9, 11),
+    "grouped": (0, 2, 4, 6, 8, 10),
+    "pools": (0, 2, 5, 9, 14),
+    "normalised": (0, 3, 6, 11, 12),
+}
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # by torch.func.jvp itself
@@ -155,7 +163,9 @@ def test_alignment_can_be_read_off_the_rule_chain(name, rule):
             r = walk(record, acting.start(one_hot(record), record.logits), lambda _: acting, depth, layer)
         below: nn.Module = model[: ENDS[name][layer]]
         jx = torch.func.jvp(below, (x,), (x,))[1] if layer else x
-        torch.testing.assert_close((maps[0, n] * x).flatten(1).sum(1), (r * jx).flatten(1).sum(1), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            (maps[0, n] * x).flatten(1).sum(1), (r * jx).flatten(1).sum(1), rtol=1e-9, atol=1e-12
+        )
         if name == "no_bias":
             torch.testing.assert_close(jx, record.activation(layer), rtol=1e-9, atol=1e-12)
 
@@ -163,7 +173,9 @@ def test_alignment_can_be_read_off_the_rule_chain(name, rule):
 def test_walk_from_the_middle_to_the_middle():
     record = traced("residual")
     whole = walk(record, record.activation(3), lambda layer: RULES["gbp"], 3)
-    halves = walk(record, walk(record, record.activation(3), lambda layer: RULES["gbp"], 3, 1), lambda layer: RULES["gbp"], 1)
+    halves = walk(
+        record, walk(record, record.activation(3), lambda layer: RULES["gbp"], 3, 1), lambda layer: RULES["gbp"], 1
+    )
     torch.testing.assert_close(whole, halves)
     assert whole.shape == (2, *SHAPE)
     assert distance(whole, walk(record, record.activation(3), lambda layer: GRAD, 3)) > 1e-3

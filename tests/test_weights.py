@@ -7,9 +7,11 @@ import torch
 import torchvision
 
 from pipeline.api import rule
+from pipeline.engine.walk import attribute
 from pipeline.errors import UserError
-from pipeline.experiments.weight_stats import layer_stats
-from pipeline.laws import (
+from pipeline.measures.weights import isotropy, layer_stats
+from pipeline.networks.catalogue import Own, Torchvision
+from pipeline.weights.laws import (
     Anisotropic,
     BatchNormReset,
     Gaussian,
@@ -25,10 +27,7 @@ from pipeline.laws import (
     Uniform,
     Uniform01,
 )
-from pipeline.metrics import isotropy
-from pipeline.models import Own, Torchvision
-from pipeline.walk import attribute
-from pipeline.weights import Checkpoint, Pretrained, network_of, original
+from pipeline.weights.states import Checkpoint, Pretrained, network_of, original
 
 PLAIN: dict = {"base": None, "depth": None, "part": Part.top, "batchnorm": BatchNormReset.identity}
 SHAPE = torch.Size((800, 64, 3, 3))
@@ -124,7 +123,9 @@ def test_random_states_have_zero_biases_and_no_batch_norm():
     network = network_of(Gaussian(**PLAIN), Torchvision("vgg11_bn", []), 7, torch.float64, no_images)
     assert all(op.module.bias is None or op.module.bias.abs().max() == 0 for op in network.layers)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.module.modules())
-    assert torch.equal(network.layers[2].module.weight, Gaussian(**PLAIN).draw(network.layers[2].module.weight.shape, 7, 3).double())
+    assert torch.equal(
+        network.layers[2].module.weight, Gaussian(**PLAIN).draw(network.layers[2].module.weight.shape, 7, 3).double()
+    )
 
 
 def normed():
@@ -135,7 +136,13 @@ def normed():
 
 def test_calibrated_batch_norm_whitens_channels():
     x = torch.randn(64, 3, 16, 16) * 3 + 1
-    network = network_of(Gaussian(**PLAIN | {"batchnorm": BatchNormReset.calibrated}), tiny_model("tests.test_weights:normed"), 0, torch.float64, lambda: x)
+    network = network_of(
+        Gaussian(**PLAIN | {"batchnorm": BatchNormReset.calibrated}),
+        tiny_model("tests.test_weights:normed"),
+        0,
+        torch.float64,
+        lambda: x,
+    )
     z = network.forward(x.double()).values[network.layers[0].output]
     torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(8, dtype=torch.float64), atol=1e-12, rtol=0)
     torch.testing.assert_close(z.var((0, 2, 3), unbiased=False), torch.ones(8, dtype=torch.float64))
@@ -147,7 +154,9 @@ def test_checkpoint_of_a_batch_norm_network_is_folded(tmp_path):
     module[1].running_mean.normal_()
     module[1].running_var.uniform_(0.5, 2)
     torch.save({"state_dict": {f"module.{k}": v for k, v in module.state_dict().items()}}, tmp_path / "w.pt")
-    network = network_of(Checkpoint(str(tmp_path / "w.pt"), []), tiny_model("tests.test_weights:normed"), 0, torch.float64, no_images)
+    network = network_of(
+        Checkpoint(str(tmp_path / "w.pt"), []), tiny_model("tests.test_weights:normed"), 0, torch.float64, no_images
+    )
     x = torch.randn(3, 3, 16, 16, dtype=torch.float64)
     torch.testing.assert_close(network.forward(x).logits, module.double()(x))
 
@@ -178,7 +187,10 @@ def test_pretrained_that_cant_be_downloaded(cache, monkeypatch):
         raise URLError("no route to host")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(UserError, match=r"vgg16-397923af\.pth can't be downloaded .* put the file into .*checkpoints, or set weights.path"):
+    with pytest.raises(
+        UserError,
+        match=r"vgg16-397923af\.pth can't be downloaded .* put the file into .*checkpoints, or set weights.path",
+    ):
         network_of(Pretrained("DEFAULT", None), Torchvision("vgg16", []), 0, torch.float32, no_images)
     with pytest.raises(UserError, match="IMAGENET1K_V1"):
         network_of(Pretrained("V7", None), Torchvision("vgg16", []), 0, torch.float32, no_images)
@@ -205,7 +217,10 @@ def trained(tmp_path) -> str:
     return file
 
 
-@pytest.mark.parametrize("part, depth, drawn", [("top", 2, {2, 3}), ("bottom", 1, {1}), ("single", 2, {2}), ("top", 0, set()), ("top", None, {1, 2, 3})])
+@pytest.mark.parametrize(
+    "part, depth, drawn",
+    [("top", 2, {2, 3}), ("bottom", 1, {1}), ("single", 2, {2}), ("top", 0, set()), ("top", None, {1, 2, 3})],
+)
 def test_a_law_touches_the_layers_it_is_told_to(trained, part, depth, drawn):
     law = Gaussian(**PLAIN | {"base": trained, "depth": depth, "part": Part(part)})
     network, before = network_of(law, tiny_model(), 5, torch.float32, no_images), torch.load(trained)
@@ -244,7 +259,9 @@ REMOVAL = {"inputs": 0.0025, "kernel": Kernel.cross, "keep_biases": False, "plac
 def test_removal_keeps_what_the_paper_says():
     law = Removal(**REMOVAL)
     linear = law.keeps(torch.Size((7, 4096)), 1, 3)
-    assert linear.sum(1).tolist() == [10] * 7 and (linear == linear[0]).all()  # round(.0025 x 4096), the same for all outputs
+    assert (
+        linear.sum(1).tolist() == [10] * 7 and (linear == linear[0]).all()
+    )  # round(.0025 x 4096), the same for all outputs
     assert not torch.equal(linear, law.keeps(torch.Size((7, 4096)), 2, 3))
     assert law.keeps(torch.Size((2, 100)), 1, 1).sum(1).tolist() == [1, 1]
     kernel = law.keeps(torch.Size((4, 3, 3, 3)), 1, 1)
@@ -266,7 +283,10 @@ def test_removal_leaves_trained_weights_where_it_keeps_them(trained):
         law = Removal(**REMOVAL | {"base": trained, "depth": 2, "keep_biases": keep})
         network = network_of(law, tiny_model(), 1, torch.float32, no_images)
         for number, op in enumerate(network.layers, start=1):
-            weight, kept = before[f"{op.where}.weight"], law.keeps(op.module.weight.shape, 1, number) if number > 1 else 1
+            weight, kept = (
+                before[f"{op.where}.weight"],
+                law.keeps(op.module.weight.shape, 1, number) if number > 1 else 1,
+            )
             assert torch.equal(op.module.weight, weight * kept)
             assert torch.equal(op.module.bias, before[f"{op.where}.bias"] * (keep or number == 1))
 
@@ -274,6 +294,10 @@ def test_removal_leaves_trained_weights_where_it_keeps_them(trained):
 def test_the_original_decision_is_explained(cell, trained):
     modified = ("weights=removal", f"weights.base={trained}", "weights.depth=2")
     targets = {}
-    for name, args in {"own": modified, "original": (*modified, "target=original"), "base": ("weights=checkpoint", f"weights.path={trained}")}.items():
+    for name, args in {
+        "own": modified,
+        "original": (*modified, "target=original"),
+        "base": ("weights=checkpoint", f"weights.path={trained}"),
+    }.items():
         targets[name] = list(pd.read_parquet(cell(*args).made[-1]).drop_duplicates("image")["target"])
     assert targets["original"] == targets["base"] != targets["own"]

@@ -13,7 +13,14 @@ OWN = ["model=own", "model.call=tests.tiny:network", "model.resize=16", "model.c
 def network(batch_norm: bool = False) -> nn.Module:
     norm = [nn.BatchNorm2d(8)] if batch_norm else []
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), *norm, nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 5)
+        nn.Conv2d(3, 8, 3, padding=1),
+        *norm,
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 64, 5),
     )
 
 
@@ -28,7 +35,9 @@ def map_of_logits() -> nn.Module:
 
 def ends_in_a_pool() -> nn.Module:
     """No final linear layer, as in SqueezeNet."""
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
 
 
 def mean_gradient(model: nn.Module, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

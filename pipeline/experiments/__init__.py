@@ -3,7 +3,6 @@
 To add one: write `run` in a module of its own, enter it in EXPERIMENTS, add conf/experiment/<name>.yaml.
 """
 
-from pipeline.cell import Dtype, Experiment
 from pipeline.experiments import (
     attribute,
     cascade,
@@ -21,6 +20,7 @@ from pipeline.experiments import (
     verify,
     weight_stats,
 )
+from pipeline.experiments.interface import Dtype, Experiment
 
 EXPERIMENTS = {
     "attribute": Experiment(attribute.run, attribute.Options, version=1, picture="attribute"),

@@ -9,14 +9,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline import walk
-from pipeline.external import external_map
-from pipeline.metrics import alignment, chroma
-from pipeline.models import class_name
-from pipeline.network import Network, Record
-from pipeline.rules import Activation, External, Gbp, Rule
-from pipeline.store import Result
-from pipeline.targets import Target
+from pipeline.engine import walk
+from pipeline.engine.network import Network, Record
+from pipeline.engine.rules import Activation, External, Gbp, Rule
+from pipeline.experiments.external import external_map
+from pipeline.experiments.interface import Result
+from pipeline.experiments.targets import Target
+from pipeline.measures.maps import alignment, chroma
+from pipeline.networks.catalogue import class_name
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class Options:
     maps: bool
 
 
-def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, model: Any, options: Options) -> list[Result]:
+def run(
+    network: Network, images: Any, rules: Sequence[Rule], target: Target, model: Any, options: Options
+) -> list[Result]:
     """One result per rule. Rows, an image each (for rule=activation, an image and layer): image, target, label, decision, probability
     (of the target), class_name, label_name, layer and name of where the map starts; of the map without bottom process alignment,
     alignment_chroma, and similarity (its cosine with the original network's map); alignment_bottom of the map with it.
@@ -44,7 +46,10 @@ def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, mo
         record = network.forward(batch.x)
         unmodified = target.original().forward(batch.x) if options.original else None
         classes = target.classes(batch, record.logits)
-        about = [{"image": image, **facts} for image, facts in zip(batch.names, explained(record, classes, batch.labels, names), strict=True)]
+        about = [
+            {"image": image, **facts}
+            for image, facts in zip(batch.names, explained(record, classes, batch.labels, names), strict=True)
+        ]
         inputs.append(record.x.cpu())
         for rule, table in zip(rules, tables, strict=True):
             found = maps_of(network, record, rule, classes, options)
@@ -89,7 +94,9 @@ def measure(maps: dict[str, Tensor], originals: dict[str, Tensor] | None, x: Ten
     return found | ({"similarity": alignment(r, originals["without_bottom"])} if originals else {})
 
 
-def maps_of(network: Network, record: Record, rule: Rule, classes: Tensor, options: Options) -> dict[int, dict[str, Tensor]]:
+def maps_of(
+    network: Network, record: Record, rule: Rule, classes: Tensor, options: Options
+) -> dict[int, dict[str, Tensor]]:
     """{layer where the maps start: the maps without and with the bottom process}; activation and external maps know no bottom."""
     if isinstance(rule, External):
         return {network.depth: {"without_bottom": external_map(rule, network, record.x, classes)}}

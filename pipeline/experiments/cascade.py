@@ -7,13 +7,13 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from pipeline import walk
-from pipeline.external import external_map
-from pipeline.metrics import BANDS, alignment, band_alignment, chroma, naive_alignment
-from pipeline.network import Network
-from pipeline.rules import External, Rule
-from pipeline.store import Result
-from pipeline.targets import Target
+from pipeline.engine import walk
+from pipeline.engine.network import Network
+from pipeline.engine.rules import External, Rule
+from pipeline.experiments.external import external_map
+from pipeline.experiments.interface import Result
+from pipeline.experiments.targets import Target
+from pipeline.measures.maps import BANDS, alignment, band_alignment, chroma, naive_alignment
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from pipeline.errors import UserError
-from pipeline.store import Result
+from pipeline.experiments.interface import Result
 
 
 @dataclass(frozen=True)

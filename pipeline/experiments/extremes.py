@@ -11,15 +11,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline.engine.network import Network, Record
+from pipeline.engine.rules import Activation, Rule
+from pipeline.engine.walk import attribute, inside, one_hot, step, unit_scale, walk
 from pipeline.errors import UserError
-from pipeline.metrics import alignment
-from pipeline.network import Network, Record
-from pipeline.rules import Activation, Rule
-from pipeline.seeds import name_seed
-from pipeline.shallow import keyed
-from pipeline.store import Result
-from pipeline.targets import Target
-from pipeline.walk import attribute, inside, one_hot, step, unit_scale, walk
+from pipeline.experiments.interface import Result
+from pipeline.experiments.targets import Target
+from pipeline.measures.maps import alignment
+from pipeline.seeds import keyed, name_seed
 
 
 class SeedWith(Enum):
@@ -55,22 +54,35 @@ def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, op
     for rule in rules:
         inside(rule)
         if isinstance(rule, Activation):
-            raise UserError("extremes start from activations and need a rule below them; choose rule=gbp, rectgrad or lrp")
+            raise UserError(
+                "extremes start from activations and need a rule below them; choose rule=gbp, rectgrad or lrp"
+            )
     rows: list[list[dict[str, Any]]] = [[] for _ in rules]
     for batch in images:
         record = network.forward(batch.x)
         classes = target.classes(batch, record.logits)
-        measured = {key: {name: v.tolist() for name, v in values.items()} for key, values in measure(record, rules, classes, batch.names, options)}
+        measured = {
+            key: {name: v.tolist() for name, v in values.items()}
+            for key, values in measure(record, rules, classes, batch.names, options)
+        }
         for b, image in enumerate(batch.names):
             for i, layer, part in sorted(measured, key=lambda key: key[:2]):  # parts stay in their order
-                facts = {"image": image, "target": int(classes[b]), "layer": layer, "name": network.unit_name(layer), "part": part}
+                facts = {
+                    "image": image,
+                    "target": int(classes[b]),
+                    "layer": layer,
+                    "name": network.unit_name(layer),
+                    "part": part,
+                }
                 numbers = {name: column[b] for name, column in measured[i, layer, part].items()}
                 rows[i].append({**facts, "seed_with": options.seed_with.value, "share": options.share, **numbers})
     return [Result(pd.DataFrame(table)) for table in rows]
 
 
 @torch.no_grad()
-def measure(record: Record, rules: Sequence[Rule], classes: Tensor, images: Sequence[str], options: Options) -> Iterator[tuple[Key, dict[str, Tensor]]]:
+def measure(
+    record: Record, rules: Sequence[Rule], classes: Tensor, images: Sequence[str], options: Options
+) -> Iterator[tuple[Key, dict[str, Tensor]]]:
     """The numbers of every rule, layer and part, each (B,).
 
     A rule sees the record's B samples, so each part goes down by itself: L^2 / 2 units for each part and rule. Repeating the batch, so that
@@ -90,13 +102,21 @@ def measure(record: Record, rules: Sequence[Rule], classes: Tensor, images: Sequ
             for part, r in starts(a, own[i], chosen, options.seed_with):
                 if part not in maps:
                     maps[part] = walk(record, unit_scale(r), lambda _, rule=rule: rule, layer)
-                similar = {"sim_all": alignment(maps[part], maps["all"]), "sim_original": alignment(maps[part], original[i])}
-                yield (i, layer, part), {"units": units[part.removeprefix("constant_")], "alignment": alignment(maps[part], x), **similar}
+                similar = {
+                    "sim_all": alignment(maps[part], maps["all"]),
+                    "sim_original": alignment(maps[part], original[i]),
+                }
+                yield (
+                    (i, layer, part),
+                    {"units": units[part.removeprefix("constant_")], "alignment": alignment(maps[part], x), **similar},
+                )
 
 
 def starts(a: Tensor, own: Tensor, chosen: dict[str, Tensor], seed_with: SeedWith) -> Iterator[tuple[str, Tensor]]:
     """(part, r_l) of every part, `all` first."""
-    value = {SeedWith.activation: lambda: a, SeedWith.relevance: lambda: own, SeedWith.product: lambda: a * own}[seed_with]()
+    value = {SeedWith.activation: lambda: a, SeedWith.relevance: lambda: own, SeedWith.product: lambda: a * own}[
+        seed_with
+    ]()
     yield "all", value
     for part in ("max", "min", "random"):
         yield part, value * chosen[part]
@@ -107,12 +127,17 @@ def starts(a: Tensor, own: Tensor, chosen: dict[str, Tensor], seed_with: SeedWit
 
 def select(a: Tensor, generators: Sequence[torch.Generator], share: float) -> dict[str, Tensor]:
     """Masks of the units of each part, bool, of a's shape (B, ...); generators: one per sample, for `random`."""
-    chosen = {part: torch.zeros(a.shape, dtype=torch.bool, device=a.device).flatten(1) for part in ("all", "max", "min", "random")}
+    chosen = {
+        part: torch.zeros(a.shape, dtype=torch.bool, device=a.device).flatten(1)
+        for part in ("all", "max", "min", "random")
+    }
     for b, generator in enumerate(generators):
         magnitude = a[b].flatten().abs()
         active = magnitude.nonzero()[:, 0]
         count = max(1, math.ceil(Fraction(repr(share)) * len(active)))
-        lots = torch.rand(len(magnitude), generator=generator).to(a.device)  # for all units: one that is not active changes no other's
+        lots = torch.rand(len(magnitude), generator=generator).to(
+            a.device
+        )  # for all units: one that is not active changes no other's
         places = {
             "all": active,
             "max": active[magnitude[active].argsort(descending=True, stable=True)[:count]],

@@ -8,14 +8,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline import walk
+from pipeline.engine import walk
+from pipeline.engine.network import Network, Record
+from pipeline.engine.rules import Activation, Gbp, Rule
 from pipeline.errors import UserError
-from pipeline.metrics import alignment, chroma
-from pipeline.models import class_name
-from pipeline.network import Network, Record
-from pipeline.rules import Activation, Gbp, Rule
-from pipeline.store import Result
-from pipeline.targets import Target
+from pipeline.experiments.interface import Result
+from pipeline.experiments.targets import Target
+from pipeline.measures.maps import alignment, chroma
+from pipeline.networks.catalogue import class_name
 
 LAYERS = 20  # of deeper networks, so many evenly spaced layers
 COLUMNS = [
@@ -55,7 +55,9 @@ class Case:
     probabilities: Tensor
 
 
-def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, model: Any, options: Options) -> list[Result]:
+def run(
+    network: Network, images: Any, rules: Sequence[Rule], target: Target, model: Any, options: Options
+) -> list[Result]:
     """One result per rule, a row per image, layer, start and side, in the order of `maps`; maps.safetensors: map (rows, C, H, W).
 
     start says what is seeded at A_l: image (x itself, layer 0); activation (A_l with GBP below: act@l, of no class: target -1);
@@ -65,7 +67,9 @@ def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, mo
     of a rival's map and the target's at the same place. Raises UserError for a label that the model has no class for, and for rule=activation.
     """
     if any(isinstance(rule, Activation) for rule in rules):
-        raise UserError("experiment=failure starts from every layer's activation anyway; set rule (or rule.names of rule=all) to others, such as gbp")
+        raise UserError(
+            "experiment=failure starts from every layer's activation anyway; set rule (or rule.names of rule=all) to others, such as gbp"
+        )
     layers, names = layers_of(network, options.layers), model.categories()
     rows: list[list[dict[str, Any]]] = [[] for _ in rules]
     maps: list[list[Tensor]] = [[] for _ in rules]
@@ -76,12 +80,24 @@ def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, mo
             of_target: dict[tuple[str, int], Tensor] = {}
             for start, side, layer, r in maps_of(record, rule, case, layers):
                 k = {"target": case.target, "rival": case.rival}.get(side, -1)
-                of_class = {"class_name": class_name(k, names), "probability": float(case.probabilities[k]) if side else float("nan")}
+                of_class = {
+                    "class_name": class_name(k, names),
+                    "probability": float(case.probabilities[k]) if side else float("nan"),
+                }
                 if side == "target":
                     of_target[start, layer] = r
                 similarity = float(alignment(r, of_target[start, layer])) if side == "rival" else float("nan")
-                values = {"alignment": float(alignment(r, case.x)), "colour": float(alignment(chroma(r), chroma(case.x))), "similarity": similarity}
-                where = {"layer": layer, "name": network.unit_name(layer) if layer else "", "start": start, "side": side}
+                values = {
+                    "alignment": float(alignment(r, case.x)),
+                    "colour": float(alignment(chroma(r), chroma(case.x))),
+                    "similarity": similarity,
+                }
+                where = {
+                    "layer": layer,
+                    "name": network.unit_name(layer) if layer else "",
+                    "start": start,
+                    "side": side,
+                }
                 rows[i].append({**about, "target": k, **of_class, **where, **values})
                 maps[i].append(r.cpu())
     return [
@@ -113,7 +129,9 @@ def confidence(item: tuple[int, Case]) -> tuple[float, int]:
 
 def case_of(image: str, x: Tensor, label: int, target: int, logits: Tensor) -> Case:
     if label >= len(logits):
-        raise UserError(f"{image} has the label {label}, but the model has the classes 0 to {len(logits) - 1}; use data of the model's classes")
+        raise UserError(
+            f"{image} has the label {label}, but the model has the classes 0 to {len(logits) - 1}; use data of the model's classes"
+        )
     others = logits.clone()
     others[target] = -torch.inf
     rival = label if label >= 0 and label != target else int(others.argmax())
@@ -135,7 +153,12 @@ def maps_of(record: Record, rule: Rule, case: Case, layers: Sequence[int]) -> It
         explained = torch.tensor([k], device=record.x.device)
         r_at = chain(record, rule, explained, layers)
         for layer in layers:
-            yield "credited", side, layer, from_layer(record, layer, torch.where(r_at[layer] > 0, record.activation(layer), 0))
+            yield (
+                "credited",
+                side,
+                layer,
+                from_layer(record, layer, torch.where(r_at[layer] > 0, record.activation(layer), 0)),
+            )
         yield "rule", side, record.network.depth, r_at[0]
 
 
@@ -158,10 +181,17 @@ def layers_of(network: Network, names: Sequence[str] | None) -> list[int]:
     """The layers `names`, from the lowest up; evenly spaced LAYERS of them without."""
     numbers = network.numbers(names)
     count = min(LAYERS, len(numbers))
-    return numbers if names else sorted({numbers[round(i * (len(numbers) - 1) / max(1, count - 1))] for i in range(count)})
+    return (
+        numbers if names else sorted({numbers[round(i * (len(numbers) - 1) / max(1, count - 1))] for i in range(count)})
+    )
 
 
 def facts(case: Case, names: Sequence[str] | None) -> dict[str, Any]:
     classes = {"label": case.label, "decision": case.decision, "rival": case.rival}
     probabilities = {f"probability_{who}": float(case.probabilities[classes[who]]) for who in ("decision", "rival")}
-    return {"image": case.image, **classes, **{f"{who}_name": class_name(k, names) for who, k in classes.items()}, **probabilities}
+    return {
+        "image": case.image,
+        **classes,
+        **{f"{who}_name": class_name(k, names) for who, k in classes.items()},
+        **probabilities,
+    }

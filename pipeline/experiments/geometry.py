@@ -8,11 +8,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.metrics import alignment
-from pipeline.rules import Gbp
-from pipeline.shallow import keyed, shallow
-from pipeline.store import Result
-from pipeline.walk import attribute
+from pipeline.engine.rules import Gbp
+from pipeline.engine.walk import attribute
+from pipeline.experiments.interface import Result
+from pipeline.measures.maps import alignment
+from pipeline.networks.shallow import shallow
+from pipeline.seeds import keyed
 
 WEIGHTS, BACKWARD, DRAWS = 0, 1, 2  # streams
 NORM = 1.25  # of x, a little longer than the weights
@@ -58,7 +59,9 @@ def run(options: Options) -> list[Result]:
 
 def plane_weights(networks: int, neurons: int, generator: torch.Generator) -> Tensor:
     """(networks, K, 2): one neuron in each of K equal sectors at random places in it, the first sector turned at random, norms uniform on [.7, 1]: isotropic."""
-    place, turn, norm = (torch.rand(networks, n, generator=generator, dtype=torch.float64) for n in (neurons, 1, neurons))
+    place, turn, norm = (
+        torch.rand(networks, n, generator=generator, dtype=torch.float64) for n in (neurons, 1, neurons)
+    )
     angle = 2 * math.pi * (torch.arange(neurons) + 0.2 + 0.6 * place + turn) / neurons
     return (0.7 + 0.3 * norm)[..., None] * torch.stack([angle.cos(), angle.sin()], -1)
 
@@ -77,7 +80,10 @@ def averages(options: Options, x: Tensor) -> dict[str, dict[str, float]]:
     found = {name: alignment(value, x.expand_as(value)) for name, value in sums(w, r, x).items()}
     found["NFR"] = found["R_+"]
     defined = ~found["R_+"].isnan()  # somewhere no r_i > 0 meets an active neuron
-    return {name: {"alignment_mean": float(value.nanmean()), "better": float((value > found["R"])[defined].double().mean())} for name, value in found.items()}
+    return {
+        name: {"alignment_mean": float(value.nanmean()), "better": float((value > found["R"])[defined].double().mean())}
+        for name, value in found.items()
+    }
 
 
 def vector(value: Tensor, x: Tensor) -> dict[str, Any]:

@@ -11,17 +11,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline import walk
+from pipeline.engine import walk
+from pipeline.engine.network import Network, Op, Record
+from pipeline.engine.rules import External, Rule
 from pipeline.errors import UserError
-from pipeline.external import external_map
-from pipeline.images import Batch
-from pipeline.metrics import Rescale, kis, rescaled
-from pipeline.network import Network, Op, Record
-from pipeline.nullmaps import blur, edges, noise
-from pipeline.rules import External, Rule
-from pipeline.store import Result
-from pipeline.targets import Target
-from pipeline.weights import HE_GAUSSIAN, network_of
+from pipeline.experiments.external import external_map
+from pipeline.experiments.interface import Result
+from pipeline.experiments.targets import Target
+from pipeline.images.batches import Batch
+from pipeline.images.nullmaps import blur, edges, noise
+from pipeline.measures.kis import Rescale, kis, rescaled
+from pipeline.weights.states import HE_GAUSSIAN, network_of
 
 INSERTIONS = ("insertion", "insertion_magnitude")  # 8b, 8c
 NULLS = ("edge", "noise", "blur")  # the same for every rule
@@ -60,7 +60,10 @@ class Options:
     def __post_init__(self):
         unknown = [name for name in self.inputs if name not in INPUTS]
         if unknown or not self.inputs or len(set(self.inputs)) < len(self.inputs):
-            raise ValueError(f"inputs must name some of {', '.join(INPUTS)}, each once" + (f", and {unknown[0]} is none of them" if unknown else ""))
+            raise ValueError(
+                f"inputs must name some of {', '.join(INPUTS)}, each once"
+                + (f", and {unknown[0]} is none of them" if unknown else "")
+            )
         if not 0 <= self.percent < 50:
             raise ValueError(f"percent must lie in [0, 50), not {self.percent}")
         if self.removed is not None and not 0 < self.removed < 1:
@@ -93,7 +96,9 @@ class Replaced:
     kept: Tensor
 
 
-def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, model: Any, options: Options) -> list[Result]:
+def run(
+    network: Network, images: Any, rules: Sequence[Rule], target: Target, model: Any, options: Options
+) -> list[Result]:
     """One table per rule, a row per image and input: COLUMNS.
 
     target: the class that the map explains; decision: k of (20), on x; decision_star: on the input in x's place (-1 if there is none);
@@ -131,10 +136,14 @@ def readout(network: Network) -> Op:
             output = op.inputs[0]
         elif op.output == output and op.kind == "linear":
             if op.module.weight.shape[0] < 2:  # type: ignore[union-attr]
-                raise UserError("KIS compares decisions, and the model has one class only; choose a model of at least two")
+                raise UserError(
+                    "KIS compares decisions, and the model has one class only; choose a model of at least two"
+                )
             return op
     kind = next(op for op in network.ops if op.output == output).kind
-    raise UserError(f"KIS (20) needs a model whose last operation is a linear layer, and this one ends in {kind}; choose a model that ends in nn.Linear")
+    raise UserError(
+        f"KIS (20) needs a model whose last operation is a linear layer, and this one ends in {kind}; choose a model that ends in nn.Linear"
+    )
 
 
 def case_of(network: Network, batch: Batch, target: Target, images: Any, random: Callable[[Tensor], Network]) -> Case:
@@ -148,7 +157,16 @@ def case_of(network: Network, batch: Batch, target: Target, images: Any, random:
     others = cache(lambda: network.forward(torch.cat([images.other(image, drawn=True) for image in batch.names])))
     chance = cache(lambda: random(batch.x).forward(batch.x))
     margin = top.values[:, 0] - top.values[:, 1]
-    return Case(batch, record, target.classes(batch, record.logits), record.logits.argmax(1), top.indices[:, 1], margin, others, chance)
+    return Case(
+        batch,
+        record,
+        target.classes(batch, record.logits),
+        record.logits.argmax(1),
+        top.indices[:, 1],
+        margin,
+        others,
+        chance,
+    )
 
 
 # ---- maps ------------------------------------------------------------------------------------------------------------
@@ -156,7 +174,11 @@ def case_of(network: Network, batch: Batch, target: Target, images: Any, random:
 
 def attributed(record: Record, rule: Rule, classes: Tensor) -> Tensor:
     """R without bottom process; an external attribution's map as it is."""
-    return external_map(rule, record.network, record.x, classes) if isinstance(rule, External) else walk.attribute(record, rule, classes)
+    return (
+        external_map(rule, record.network, record.x, classes)
+        if isinstance(rule, External)
+        else walk.attribute(record, rule, classes)
+    )
 
 
 def source(name: str, case: Case, rule: Rule, own: Callable[[], Tensor], options: Options) -> Tensor:
@@ -199,7 +221,10 @@ def replaced(name: str, r: Tensor, record: Record, options: Options) -> Replaced
     else:
         found, kept = rescaled(r, record.x, options.rescale, options.percent), torch.full((len(r),), torch.nan)
     whole, finite = (t.flatten(1).isfinite().all(1) for t in (found, r))
-    why = ["" if w else "constant map" if f else "map not finite" for w, f in zip(whole.tolist(), finite.tolist(), strict=True)]
+    why = [
+        "" if w else "constant map" if f else "map not finite"
+        for w, f in zip(whole.tolist(), finite.tolist(), strict=True)
+    ]
     return Replaced(torch.where(whole.view(-1, 1, 1, 1), found, 0), why, kept)
 
 
@@ -216,13 +241,17 @@ def inserted(r: Tensor, record: Record, options: Options) -> tuple[Tensor, Tenso
         keep = flat.argsort(dim=1, stable=True).argsort(dim=1) >= count
     usable = flat.isfinite().all(1) & (flat.amax(1) > flat.amin(1))
     found = torch.where(keep.view(score.shape), x, black(record) if options.fill is Fill.black else 0)
-    return torch.where(usable.view(-1, 1, 1, 1), found, torch.nan), torch.where(usable, keep.double().mean(1), torch.nan)
+    return torch.where(usable.view(-1, 1, 1, 1), found, torch.nan), torch.where(
+        usable, keep.double().mean(1), torch.nan
+    )
 
 
 def black(record: Record) -> Tensor:
     """(C, 1, 1)"""
     if record.network.bounds is None:
-        raise UserError("fill=black needs to know the normalisation of the pixels; give trace(...) the mean and std of it, or take fill=zero")
+        raise UserError(
+            "fill=black needs to know the normalisation of the pixels; give trace(...) the mean and std of it, or take fill=zero"
+        )
     return record.network.bounds[0].to(record.x)
 
 
@@ -246,7 +275,10 @@ def measure(last: Op, case: Case, given: Replaced) -> dict[str, list[Any]]:
     ]
     there = torch.tensor([not reason for reason in given.missing], device=k.device) & star.logits.isfinite().all(1)
     numbers = {name: torch.where(there & defined, value, torch.nan) for name, value in s.items()}
-    numbers |= {"probability_star": torch.where(there, probability, torch.nan), "decision_star": torch.where(there, k_star, -1)}
+    numbers |= {
+        "probability_star": torch.where(there, probability, torch.nan),
+        "decision_star": torch.where(there, k_star, -1),
+    }
     return {name: value.tolist() for name, value in numbers.items()} | {"kept": given.kept.tolist(), "missing": why}
 
 
@@ -257,7 +289,10 @@ def rows_of(case: Case, columns: dict[str, dict[str, list[Any]]]) -> list[dict[s
     for b, image in enumerate(case.batch.names):
         about = {"image": image, **{name: value[b] for name, value in facts.items()}}
         about["correct"] = None if about["label"] < 0 else about["label"] == about["decision"]
-        rows += [{**about, "input": name, **{key: value[b] for key, value in column.items()}} for name, column in columns.items()]
+        rows += [
+            {**about, "input": name, **{key: value[b] for key, value in column.items()}}
+            for name, column in columns.items()
+        ]
     return rows
 
 

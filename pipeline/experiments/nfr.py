@@ -9,12 +9,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline.engine.network import Network, Record
+from pipeline.engine.rules import Activation, AlphaBeta, ExcitationBp, FirstLayer, Rule
+from pipeline.engine.walk import inside, one_hot, step
 from pipeline.errors import UserError
-from pipeline.network import Network, Record
-from pipeline.rules import Activation, AlphaBeta, ExcitationBp, FirstLayer, Rule
-from pipeline.store import Result
-from pipeline.targets import Target
-from pipeline.walk import inside, one_hot, step
+from pipeline.experiments.interface import Result
+from pipeline.experiments.targets import Target
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,13 @@ def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, op
             ]
             for b, image in enumerate(batch.names):
                 for gamma, layer, columns in found:
-                    facts = {"image": image, "target": int(classes[b]), "gamma": gamma, "layer": layer, "name": network.unit_name(layer)}
+                    facts = {
+                        "image": image,
+                        "target": int(classes[b]),
+                        "gamma": gamma,
+                        "layer": layer,
+                        "name": network.unit_name(layer),
+                    }
                     numbers = {name: column[b] for name, column in columns.items()}
                     table.append(facts | numbers | verdict(numbers, options.tolerance))
     return [Result(pd.DataFrame(table)) for table in rows]
@@ -61,9 +67,13 @@ def variants(rule: Any, options: Options) -> list[tuple[str, Any]]:
     if not hasattr(rule, "first_layer"):
         return [("", rule)]
     if not (isinstance(rule, ExcitationBp) or (isinstance(rule, AlphaBeta) and rule.alpha == 1)):
-        raise UserError("this rule removes no terms, so it is no filter that (13) could judge; choose rule=gbp, rectgrad or lrp")
+        raise UserError(
+            "this rule removes no terms, so it is no filter that (13) could judge; choose rule=gbp, rectgrad or lrp"
+        )
     if rule.first_layer is FirstLayer.zbox:
-        raise UserError("condition (13) is about gradients, and z^B returns relevance; set rule.first_layer to plain, split or plus")
+        raise UserError(
+            "condition (13) is about gradients, and z^B returns relevance; set rule.first_layer to plain, split or plus"
+        )
     return [("kept", rule)] + ([("dropped", WithoutGamma(rule.first_layer))] if options.without_gamma else [])
 
 
@@ -76,7 +86,11 @@ def conditions(record: Record, rule: Any, r: Tensor) -> Iterator[tuple[int, dict
         below, plain, a = step(record, layer, r, watched), step(record, layer, r), record.activation(layer - 1)  # type: ignore[arg-type]
         lhs, rhs = inner(a, below), inner(a, plain)
         scale = norm(a) * (norm(below) + norm(plain))
-        removed, added, possible = torch.stack([torch.stack(counts) for counts in watched.counts]).sum(0) if watched.counts else lhs.new_zeros(3, len(lhs))
+        removed, added, possible = (
+            torch.stack([torch.stack(counts) for counts in watched.counts]).sum(0)
+            if watched.counts
+            else lhs.new_zeros(3, len(lhs))
+        )
         share = 1 / possible.clamp(min=1)
         margin = torch.where(scale == 0, 0, (lhs - rhs) / torch.where(scale == 0, 1, scale))  # NaN where r is missing
         yield layer, {"lhs": lhs, "rhs": rhs, "margin": margin, "filtered": removed * share, "added": added * share}
@@ -118,7 +132,9 @@ class Watched:
         sent = self.rule.relu(r, at)
         if not hasattr(self.rule, "first_layer"):
             plain, passed = r * at.mask != 0, sent != 0
-            self.counts.append(tuple(count.flatten(1).sum(1).double() for count in (plain & ~passed, passed & ~plain, plain)))  # type: ignore[arg-type]
+            self.counts.append(
+                tuple(count.flatten(1).sum(1).double() for count in (plain & ~passed, passed & ~plain, plain))
+            )  # type: ignore[arg-type]
         return sent
 
     def linear(self, r: Tensor, at) -> Tensor:
@@ -126,7 +142,9 @@ class Watched:
             flag = lambda condition: condition.to(r.dtype)  # noqa: E731
             a, w, sent = at.input, at.weight, flag(r != 0)
             removed = at.apply(flag(a > 0), flag(w < 0))
-            removed = removed + at.apply(flag(a < 0), flag(w < 0 if at.first and self.rule.first_layer is FirstLayer.plus else w > 0))
+            removed = removed + at.apply(
+                flag(a < 0), flag(w < 0 if at.first and self.rule.first_layer is FirstLayer.plus else w > 0)
+            )
             possible = at.apply(flag(a != 0), flag(w != 0))
             counts = [(sent * terms).double().flatten(1).sum(1).round() for terms in (removed, possible)]
             self.counts.append((counts[0], 0 * counts[0], counts[1]))

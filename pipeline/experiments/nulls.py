@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.metrics import BANDS, alignment, band_alignment
-from pipeline.nullmaps import blur, edges, mean_colour, mosaic, noise
-from pipeline.store import Result
+from pipeline.experiments.interface import Result
+from pipeline.images.nullmaps import blur, edges, mean_colour, mosaic, noise
+from pipeline.measures.maps import BANDS, alignment, band_alignment
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,12 @@ def run(images: Any, options: Options) -> list[Result]:
     for batch in images:
         for b, image in enumerate(batch.names):
             x = batch.x[b : b + 1]
-            maps = {"mosaic": mosaic(x, options.blocks), "mean_colour": mean_colour(x), "edges": edges(x), "blur": blur(x, options.blur)}
+            maps = {
+                "mosaic": mosaic(x, options.blocks),
+                "mean_colour": mean_colour(x),
+                "edges": edges(x),
+                "blur": blur(x, options.blur),
+            }
             maps |= {"noise": noise(x, image), "other": images.other(image)}
             for name, r in maps.items():
                 bands = band_alignment(r, x)[0]

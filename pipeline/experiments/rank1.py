@@ -8,16 +8,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline.engine.network import Network, Record
+from pipeline.engine.rules import Activation, Rule
+from pipeline.engine.walk import inside, one_hot, step, unit_scale
 from pipeline.errors import UserError
-from pipeline.images import Batch
-from pipeline.metrics import alignment
-from pipeline.network import Network, Record
-from pipeline.rules import Activation, Rule
-from pipeline.seeds import name_seed
-from pipeline.shallow import keyed
-from pipeline.store import Result
-from pipeline.targets import Target
-from pipeline.walk import inside, one_hot, step, unit_scale
+from pipeline.experiments.interface import Result
+from pipeline.experiments.targets import Target
+from pipeline.images.batches import Batch
+from pipeline.measures.maps import alignment
+from pipeline.seeds import keyed, name_seed
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,28 @@ def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, op
             ]
             for b, image in enumerate(batch.names):
                 for against, layer, columns in found:
-                    facts = {"image": image, "target": int(classes[b]), "against": against, "other": int(others[against][b]), "layer": layer}
-                    table.append({**facts, "name": network.unit_name(layer) if layer else "", **{name: column[b] for name, column in columns.items()}})
+                    facts = {
+                        "image": image,
+                        "target": int(classes[b]),
+                        "against": against,
+                        "other": int(others[against][b]),
+                        "layer": layer,
+                    }
+                    table.append(
+                        {
+                            **facts,
+                            "name": network.unit_name(layer) if layer else "",
+                            **{name: column[b] for name, column in columns.items()},
+                        }
+                    )
     return [Result(pd.DataFrame(table)) for table in rows]
 
 
 def cosines(r: Tensor, s: Tensor, options: Options) -> dict[str, Tensor]:
     """(B,) each."""
-    return {"cosine": alignment(r, s)} | ({"cosine_centred": alignment(centred(r), centred(s))} if options.centred else {})
+    return {"cosine": alignment(r, s)} | (
+        {"cosine_centred": alignment(centred(r), centred(s))} if options.centred else {}
+    )
 
 
 def other_classes(batch: Batch, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:

@@ -10,16 +10,26 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.drawing import standard_normal
+from pipeline.engine.network import Network
+from pipeline.engine.rules import Rule
+from pipeline.engine.walk import attribute
 from pipeline.errors import UserError
-from pipeline.laws import Anisotropic, BatchNormReset, Gaussian, HeavyTailed, Part, Ring, Scale, Uniform, Uniform01
-from pipeline.metrics import alignment
-from pipeline.network import Network
-from pipeline.rules import Rule
-from pipeline.seeds import derived_seed, name_seed
-from pipeline.shallow import keyed, shallow
-from pipeline.store import Result
-from pipeline.walk import attribute
+from pipeline.experiments.interface import Result
+from pipeline.measures.maps import alignment
+from pipeline.networks.shallow import shallow
+from pipeline.seeds import derived_seed, keyed, name_seed
+from pipeline.weights.draw import standard_normal
+from pipeline.weights.laws import (
+    Anisotropic,
+    BatchNormReset,
+    Gaussian,
+    HeavyTailed,
+    Part,
+    Ring,
+    Scale,
+    Uniform,
+    Uniform01,
+)
 
 WHOLE = {"base": None, "depth": None, "part": Part.top, "batchnorm": BatchNormReset.identity}
 LAWS = {
@@ -30,7 +40,9 @@ LAWS = {
     "uniform01": Uniform01(scale=Scale.mean, **WHOLE),
     "anisotropic": Anisotropic(ratio=10.0, **WHOLE),
 }
-CORNER = 0.55  # e_i + CORNER e_j: where R of i.i.d. uniform weights leaves x most; for K without end the alignment is .9933
+CORNER = (
+    0.55  # e_i + CORNER e_j: where R of i.i.d. uniform weights leaves x most; for K without end the alignment is .9933
+)
 FITTED = 10  # K / d from which on the rate is fitted
 
 
@@ -72,7 +84,9 @@ def run(images: Any, rules: Sequence[Rule], options: Options) -> list[Result]:
             for neurons in (dim * ratio for ratio in options.neurons_per_dim):
                 facts = {"law": law, "dim": dim, "neurons": neurons, "predicted": predicted_gap(dim, neurons)}
                 for draw in range(options.seed, options.seed + options.draws):
-                    for table, found in zip(tables, aligned(hidden_layer(LAWS[law], dim, neurons, draw), x, rules), strict=True):
+                    for table, found in zip(
+                        tables, aligned(hidden_layer(LAWS[law], dim, neurons, draw), x, rules), strict=True
+                    ):
                         table.append(labels.assign(**facts, draw=draw, alignment=found.numpy()))
     return [Result(with_slope(pd.concat(table, ignore_index=True))) for table in tables]
 
@@ -80,7 +94,9 @@ def run(images: Any, rules: Sequence[Rule], options: Options) -> list[Result]:
 def hidden_layer(law: Any, dim: int, neurons: int, draw: int) -> Network:
     """K neurons of the law under a Gaussian readout, float64; a stream for each (draw, d, K)."""
     seed = derived_seed(draw, dim, neurons)
-    return shallow(law.draw(torch.Size((neurons, dim)), seed, 1).double(), standard_normal((1, neurons), seed, 2).double())
+    return shallow(
+        law.draw(torch.Size((neurons, dim)), seed, 1).double(), standard_normal((1, neurons), seed, 2).double()
+    )
 
 
 def aligned(network: Network, x: Tensor, rules: Sequence[Rule]) -> list[Tensor]:
@@ -122,7 +138,10 @@ def patch(image: Tensor, name: str, side: int) -> Tensor:
     """A square of the image at a random place, normalised pixels."""
     if side > min(image.shape[1:]):
         raise UserError(f"a patch of {side} px is larger than the image {name}; lower theorem1.sides")
-    top, left = (int(torch.randint(size - side + 1, (), generator=keyed(name_seed(name), side, axis))) for axis, size in enumerate(image.shape[1:]))
+    top, left = (
+        int(torch.randint(size - side + 1, (), generator=keyed(name_seed(name), side, axis)))
+        for axis, size in enumerate(image.shape[1:])
+    )
     return image[:, top : top + side, left : left + side].flatten()
 
 

@@ -7,12 +7,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline.engine.rules import Activation, External, Rule
+from pipeline.engine.walk import walk
 from pipeline.errors import UserError
-from pipeline.metrics import alignment
-from pipeline.rules import Activation, External, Rule
-from pipeline.shallow import keyed, shallow
-from pipeline.store import Result
-from pipeline.walk import walk
+from pipeline.experiments.interface import Result
+from pipeline.measures.maps import alignment
+from pipeline.networks.shallow import shallow
+from pipeline.seeds import keyed
 
 ROUNDING = 1e-9  # of a cosine in float64
 LAWS: dict[str, Callable[..., Tensor]] = {
@@ -50,7 +51,11 @@ class Options:
             raise ValueError(f"there is no law {unknown[0]}; choose from {', '.join(LAWS)}")
         if not (self.mixing or self.spread) or not self.laws:
             raise ValueError("mixing, spread and laws are empty; give one at least")
-        if min(self.nets, self.inputs) < 1 or min([*self.mixing, *self.spread], default=0) < 0 or max(self.mixing, default=0) > 1:
+        if (
+            min(self.nets, self.inputs) < 1
+            or min([*self.mixing, *self.spread], default=0) < 0
+            or max(self.mixing, default=0) > 1
+        ):
             raise ValueError("nets and inputs must be at least 1, mixing in [0, 1], spread at least 0")
 
 
@@ -58,19 +63,33 @@ def run(rules: Sequence[Rule], options: Options) -> list[Result]:
     """One table per rule, a row per case: mixing, spread, net, input, units (all: x activates every unit; active: some), equal (all A of active
     units equal), law (of r_b), alpha_a, alpha_b, defined (neither R is 0), holds (18), equality (to 1e-9)."""
     if any(isinstance(rule, Activation | External) for rule in rules):
-        raise UserError("theorem 2 compares what a rule makes of two starts; choose a rule that runs through the layer, such as gbp, rectgrad or lrp")
+        raise UserError(
+            "theorem 2 compares what a rule makes of two starts; choose a rule that runs through the layer, such as gbp, rectgrad or lrp"
+        )
     tables: list[list[pd.DataFrame]] = [[] for _ in rules]
     for mixing, spread in settings(options):
         for net in range(options.nets):
             w = hidden_weights(options, net, mixing, spread)
-            z = torch.randn(options.inputs, options.neurons, generator=keyed(options.seed, net, INPUT), dtype=torch.float64)
+            z = torch.randn(
+                options.inputs, options.neurons, generator=keyed(options.seed, net, INPUT), dtype=torch.float64
+            )
             for units, equal, x in inputs(options, net, w, z):
                 record = shallow(w, torch.ones(1, options.neurons, dtype=torch.float64)).forward(x)
-                facts = {"mixing": mixing, "spread": spread, "net": net, "input": range(options.inputs), "units": units, "equal": equal}
+                facts = {
+                    "mixing": mixing,
+                    "spread": spread,
+                    "net": net,
+                    "input": range(options.inputs),
+                    "units": units,
+                    "equal": equal,
+                }
                 for law in options.laws:
                     r_b = LAWS[law](z.shape, keyed(options.seed, net, BACKWARD, list(LAWS).index(law)))
                     for table, rule in zip(tables, rules, strict=True):
-                        a, b = (alignment(walk(record, r, lambda _, rule=rule: rule, top=1), x) for r in (record.activation(1), r_b))
+                        a, b = (
+                            alignment(walk(record, r, lambda _, rule=rule: rule, top=1), x)
+                            for r in (record.activation(1), r_b)
+                        )
                         table.append(pd.DataFrame({**facts, "law": law, **compared(a, b)}))
     return [Result(pd.concat(table, ignore_index=True)) for table in tables]
 

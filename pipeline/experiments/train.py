@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from pipeline import training
 from pipeline.errors import UserError
-from pipeline.loading import load_complete, read_checkpoint
-from pipeline.store import Result
-from pipeline.training import LabelledImages, TrainOptions
-from pipeline.weights import traced
+from pipeline.experiments.interface import Result
+from pipeline.networks import training
+from pipeline.networks.catalogue import traced
+from pipeline.networks.training import LabelledImages, TrainOptions
+from pipeline.networks.weight_files import load_complete, read_checkpoint
 
 
 def run(model: Any, data: Any, options: TrainOptions, work: Path, device: torch.device) -> list[Result]:
@@ -27,7 +27,9 @@ def run(model: Any, data: Any, options: TrainOptions, work: Path, device: torch.
     train, test = (load_split(data, split, model, device) for split in ("train", "test"))
 
     def progress(steps, done, total):
-        yield from tqdm(steps, initial=done, total=total, unit="image", unit_scale=options.batch_size, dynamic_ncols=True)
+        yield from tqdm(
+            steps, initial=done, total=total, unit="image", unit_scale=options.batch_size, dynamic_ncols=True
+        )
 
     def build() -> nn.Module:
         module = model.build()
@@ -37,20 +39,28 @@ def run(model: Any, data: Any, options: TrainOptions, work: Path, device: torch.
 
     classes = build().eval()(train.batch(train.images[:1].cpu())).shape[1]
     if (most := int(max(train.labels.max(), test.labels.max()))) >= classes:
-        raise UserError(f"the data have the label {most}, but the model has the classes 0 to {classes - 1}; give it as many as the data have")
+        raise UserError(
+            f"the data have the label {most}, but the model has the classes 0 to {classes - 1}; give it as many as the data have"
+        )
     module, rows = training.train(build, train, test, options, work / "state.pt", progress)
     module = module.cpu()
     network = traced(model, module)
     folded = {k: v.half() if v.is_floating_point() else v for k, v in network.module.state_dict().items()}
     network.module.load_state_dict(folded)  # measured in the precision that is kept
-    accuracy = {"accuracy": rows[-1]["accuracy"], "accuracy_folded_half": training.accuracy(network.module.to(device), test, bf16=False)}
+    accuracy = {
+        "accuracy": rows[-1]["accuracy"],
+        "accuracy_folded_half": training.accuracy(network.module.to(device), test, bf16=False),
+    }
     return [Result(pd.DataFrame(rows), {"model": module.state_dict(), "folded": folded}, accuracy)]
 
 
 def load_split(data: Any, split: str, model: Any, device: torch.device) -> LabelledImages:
     """A labelled split in memory, uint8. Raises UserError if it is not of the model's size or lacks labels."""
     images, pre = data.images(split), model.preprocessing()
-    arrays = [np.asarray(images.load(i)) for i in tqdm(range(len(images)), desc=f"reading {split}", unit="image", dynamic_ncols=True)]
+    arrays = [
+        np.asarray(images.load(i))
+        for i in tqdm(range(len(images)), desc=f"reading {split}", unit="image", dynamic_ncols=True)
+    ]
     if any(a.shape != (pre.crop, pre.crop, 3) for a in arrays):
         raise UserError(
             f"training reads images as they are, and those of the data are not all {pre.crop} x {pre.crop} pixels; resize them, or choose a model of their size"

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline.drawing import set_parameter
+from pipeline.engine.lowering import BATCH_NORM
+from pipeline.engine.network import Network
+from pipeline.engine.rules import RULES, External
 from pipeline.errors import UserError
-from pipeline.lowering import BATCH_NORM
-from pipeline.network import Network
+from pipeline.experiments.interface import Result
+from pipeline.networks.catalogue import traced
 from pipeline.oracles.checks import Case, Check, NotComparable, Pair, checks
-from pipeline.rules import RULES, External
-from pipeline.store import Result
-from pipeline.weights import traced
+from pipeline.weights.draw import set_parameter
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,44 @@ def run(network: Network, model: Any, options: Options) -> list[Result]:
     rows = []
     if draw_batch_norms(original):
         refolded = traced(model, original)
-        rows.append(row("forward", "BatchNorm folded", "module", options, x, lambda: [(refolded.forward(x).logits, original(x.clone()))]))
+        rows.append(
+            row(
+                "forward",
+                "BatchNorm folded",
+                "module",
+                options,
+                x,
+                lambda: [(refolded.forward(x).logits, original(x.clone()))],
+            )
+        )
         del refolded
     if options.biases:
         draw_biases(network)
     put_weights(network, original)
     case = Case(network, original, network.forward(x))
     if bool((case.record.logits == 0).all(1).any()):
-        raise UserError("all the network's logits are zero for some image, so there is nothing to explain; choose other weights")
-    todo = [Check("forward", "", "module", lambda case: [(case.record.logits, case.original(case.x.clone()))]), *checks(case)]
+        raise UserError(
+            "all the network's logits are zero for some image, so there is nothing to explain; choose other weights"
+        )
+    todo = [
+        Check("forward", "", "module", lambda case: [(case.record.logits, case.original(case.x.clone()))]),
+        *checks(case),
+    ]
     for check in tqdm(todo, desc="verify", unit="check", dynamic_ncols=True):
         rows.append(row(check.rule, check.setting, check.reference, options, x, lambda check=check: check.pairs(case)))
     known = {check.rule for check in todo}
     for name in RULES:
         if name not in known and RULES[name] is not External:
-            rows.append(row(name, "", "none", options, x, lambda: missing("no independent implementation of this rule is known here")))
+            rows.append(
+                row(
+                    name,
+                    "",
+                    "none",
+                    options,
+                    x,
+                    lambda: missing("no independent implementation of this rule is known here"),
+                )
+            )
     table = pd.DataFrame(rows).astype({"ok": "boolean"})
     order = {name: i for i, name in enumerate(["forward", *RULES])}
     return [Result(table.sort_values("rule", key=lambda rules: rules.map(order), kind="stable", ignore_index=True))]
@@ -73,11 +96,15 @@ def missing(reason: str) -> Iterable[Pair]:
 
 def noise(preprocessing: Any, options: Options, model: nn.Module, device: torch.device) -> Tensor:
     """Normalised pixels, uniform in their range, (B, C, H, W) float64; of the model's own size where it does not take `side`."""
-    mean, std = (torch.tensor(list(v), dtype=torch.float64).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    mean, std = (
+        torch.tensor(list(v), dtype=torch.float64).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std)
+    )
     side = min(options.side or preprocessing.crop, preprocessing.crop)
 
     def images(side: int) -> Tensor:
-        pixels = torch.rand(options.images, len(mean), side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        pixels = torch.rand(
+            options.images, len(mean), side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        )
         return ((pixels - mean) / std).to(device)
 
     try:
@@ -92,7 +119,12 @@ def draw_batch_norms(model: nn.Module) -> bool:
     generator = torch.Generator().manual_seed(0)
     found = [m for m in model.modules() if isinstance(m, BATCH_NORM)]
     for norm in found:
-        for tensor, low, high in ((norm.running_mean, -1, 1), (norm.running_var, 0.5, 2), (norm.weight, 0.5, 1.5), (norm.bias, -1, 1)):
+        for tensor, low, high in (
+            (norm.running_mean, -1, 1),
+            (norm.running_var, 0.5, 2),
+            (norm.weight, 0.5, 1.5),
+            (norm.bias, -1, 1),
+        ):
             if tensor is not None:
                 tensor.copy_(low + (high - low) * torch.rand(tensor.shape, generator=generator))
     return bool(found)
@@ -124,7 +156,9 @@ def put_weights(network: Network, original: nn.Module) -> None:
 # ---- errors ------------------------------------------------------------------------------------------------------------
 
 
-def row(rule: str, setting: str, reference: str, options: Options, x: Tensor, pairs: Callable[[], Iterable[Pair]]) -> dict[str, Any]:
+def row(
+    rule: str, setting: str, reference: str, options: Options, x: Tensor, pairs: Callable[[], Iterable[Pair]]
+) -> dict[str, Any]:
     found: dict[str, Any] = {"error_max": float("nan"), "error_l2": float("nan"), "sites": 0, "ok": None, "note": ""}
     try:
         errors = [error for a, b in pairs() for error in relative_errors(a, b)]
@@ -138,8 +172,20 @@ def row(rule: str, setting: str, reference: str, options: Options, x: Tensor, pa
         largest, l2 = (max((error[i] for error in errors), default=float("nan")) for i in range(2))
         sites = sum(error[2] for error in errors)
         found |= {"error_max": largest, "error_l2": l2, "sites": sites}
-        found |= {"ok": max(largest, l2) <= options.tolerance} if errors else {"note": "not comparable: this network has no such step"}
-    return {"rule": rule, "setting": setting, "reference": reference, "dtype": "float64", "images": len(x), "side": x.shape[-1], **found}
+        found |= (
+            {"ok": max(largest, l2) <= options.tolerance}
+            if errors
+            else {"note": "not comparable: this network has no such step"}
+        )
+    return {
+        "rule": rule,
+        "setting": setting,
+        "reference": reference,
+        "dtype": "float64",
+        "images": len(x),
+        "side": x.shape[-1],
+        **found,
+    }
 
 
 def relative_errors(a: Tensor, b: Tensor) -> list[tuple[float, float, int]]:
@@ -149,7 +195,10 @@ def relative_errors(a: Tensor, b: Tensor) -> list[tuple[float, float, int]]:
     found = []
     for one, other in zip(a.detach().flatten(1), b.detach().flatten(1), strict=True):
         sizes = [((one - other).abs().max(), other.abs().max()), ((one - other).norm(), other.norm())]
-        ratios = [float(torch.where(error == 0, error, error / scale).nan_to_num(float("inf"), float("inf"))) for error, scale in sizes]
+        ratios = [
+            float(torch.where(error == 0, error, error / scale).nan_to_num(float("inf"), float("inf")))
+            for error, scale in sizes
+        ]
         found.append((*ratios, one.numel()))
     return found  # type: ignore[return-value]
 
@@ -163,5 +212,12 @@ def report(table: pd.DataFrame) -> tuple[str, str | None]:
     errors = table.loc[table["ok"].notna(), ["error_max", "error_l2"]].to_numpy()
     wrong, compared = int((shown["ok"] == "NO").sum()), len(errors)
     summary = f"{compared} comparisons on {table['images'][0]} images of {table['side'][0]} px in float64, {len(table) - compared} not run"
-    complaint = f"{wrong} of {compared} comparisons are off by more than the tolerance; see the rows that say NO" if wrong else None
-    return f"{shown.to_string(index=False, justify='left', max_colwidth=None)}\n{summary}; largest error {errors.max():.1e}", complaint
+    complaint = (
+        f"{wrong} of {compared} comparisons are off by more than the tolerance; see the rows that say NO"
+        if wrong
+        else None
+    )
+    return (
+        f"{shown.to_string(index=False, justify='left', max_colwidth=None)}\n{summary}; largest error {errors.max():.1e}",
+        complaint,
+    )

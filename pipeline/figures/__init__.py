@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.figures import style
-from pipeline.store import save_atomically
+from pipeline.files import save_atomically
 
 FIGURES: dict[str, ModuleType] = {
     name: import_module(f"pipeline.figures.{name}")
@@ -28,7 +28,14 @@ def draws_maps(module: ModuleType) -> bool:
     return "maps" in signature(module.draw).parameters
 
 
-def save(module: ModuleType, name: str, tables: Mapping[str, pd.DataFrame], profile: str, folder: Path, maps: Mapping[str, Any] | None = None) -> Path:
+def save(
+    module: ModuleType,
+    name: str,
+    tables: Mapping[str, pd.DataFrame],
+    profile: str,
+    folder: Path,
+    maps: Mapping[str, Any] | None = None,
+) -> Path:
     """Draw a figure from its sweeps' tables (and maps): <name>.pdf, .png and .csv (exactly what is drawn) in `folder`; the pdf's path."""
     style.use_style()
     numbers = module.numbers(tables)

@@ -21,14 +21,20 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     table = tables[SWEEP].reset_index(names="index")
     columns = ["image", "rule", "name", "index", "class_name", "label_name", "probability"]
     plain = table[[*columns, "alignment"]].assign(key="without_bottom")
-    bottom = pictures.with_bottom(table).reindex(columns=[*columns, "alignment_bottom"]).rename(columns={"alignment_bottom": "alignment"})
+    bottom = (
+        pictures.with_bottom(table)
+        .reindex(columns=[*columns, "alignment_bottom"])
+        .rename(columns={"alignment_bottom": "alignment"})
+    )
     found = pd.concat([plain, bottom.assign(key="with_bottom")], ignore_index=True).assign(sweep=SWEEP)
     return found[found["image"].isin(table["image"].unique()[:MOST])]
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     row = tables[SWEEP].iloc[0]
-    state = f"{row['model']}, weights {row['weights']}" + (f" seed {row['seed']}" if row["weights"] not in ("pretrained", "checkpoint") else "")
+    state = f"{row['model']}, weights {row['weights']}" + (
+        f" seed {row['seed']}" if row["weights"] not in ("pretrained", "checkpoint") else ""
+    )
     return (
         f"{state}; explained: {row['explained']}. Below each map its alignment with the image. Maps in colour: without bottom process, over all channels from the 0.5 % "
         "to the 99.5 % quantile. Red and blue: with the method's bottom process, summed over channels, centred at 0, scaled by the 99.5 % quantile."
@@ -40,7 +46,9 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
     for i, (image, part) in enumerate(numbers.groupby("image", sort=False)):
         first = part.iloc[0]
         x = pictures.Tile(
-            pictures.image_like(pictures.rows(maps[SWEEP], "inputs", "x")[i]), str(image)[-22:], f"{first['class_name']} ({first['probability']:.0%})"[:26]
+            pictures.image_like(pictures.rows(maps[SWEEP], "inputs", "x")[i]),
+            str(image)[-22:],
+            f"{first['class_name']} ({first['probability']:.0%})"[:26],
         )
         plain = [(row, title(row)) for _, row in part[part["key"] == "without_bottom"].iterrows()]
         bottom = {row["rule"]: row for _, row in part[part["key"] == "with_bottom"].iterrows()}
@@ -48,10 +56,21 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
         for at in range(0, len(plain), COLUMNS - 1):
             chunk = plain[at : at + COLUMNS - 1]
             fill = [empty] * (COLUMNS - 1 - len(chunk))
-            lines.append([x if at == 0 else empty, *(pictures.tile_of(row, maps, above) for row, above in chunk), *fill])
+            lines.append(
+                [x if at == 0 else empty, *(pictures.tile_of(row, maps, above) for row, above in chunk), *fill]
+            )
             if any(row["rule"] in bottom for row, _ in chunk):
                 lines.append(
-                    [empty, *(pictures.tile_of(bottom[row["rule"]], maps, "with bottom") if row["rule"] in bottom else empty for row, _ in chunk), *fill]
+                    [
+                        empty,
+                        *(
+                            pictures.tile_of(bottom[row["rule"]], maps, "with bottom")
+                            if row["rule"] in bottom
+                            else empty
+                            for row, _ in chunk
+                        ),
+                        *fill,
+                    ]
                 )
     height = 0.98 * len(lines) * style.DOUBLE / COLUMNS * 1.18 + 0.45
     figure = plt.figure(figsize=(style.DOUBLE, height))

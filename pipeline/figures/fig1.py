@@ -24,7 +24,9 @@ LIMIT = 1.45  # of the axes of (a) to (c)
 
 def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Every vector drawn: kind, name, u, v, r, mask, alignment; for sums also the average over other networks."""
-    return tables["plane"][["kind", "name", "u", "v", "activation", "mask", "r", "alignment", "alignment_mean", "better"]]
+    return tables["plane"][
+        ["kind", "name", "u", "v", "activation", "mask", "r", "alignment", "alignment_mean", "better"]
+    ]
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
@@ -40,11 +42,18 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
 
 
 def draw(numbers: pd.DataFrame, text: str) -> Figure:
-    figure, axes = plt.subplots(1, 4, figsize=(style.DOUBLE, 2.45), gridspec_kw={"left": 0.01, "right": 0.99, "top": 0.9, "bottom": 0.22, "wspace": 0.06})
+    figure, axes = plt.subplots(
+        1,
+        4,
+        figsize=(style.DOUBLE, 2.45),
+        gridspec_kw={"left": 0.01, "right": 0.99, "top": 0.9, "bottom": 0.22, "wspace": 0.06},
+    )
     x = numbers[numbers["kind"] == "input"].iloc[0]
     weights, sums = (numbers[numbers["kind"] == kind] for kind in ("weight", "sum"))
     parts = numbers[(numbers["kind"] == "contribution") & numbers["mask"].eq(True)]
-    for ax, (letter, title) in zip(axes, (("a", "weights"), ("b", "activation"), ("c", "masked"), ("d", "backward")), strict=True):
+    for ax, (letter, title) in zip(
+        axes, (("a", "weights"), ("b", "activation"), ("c", "masked"), ("d", "backward")), strict=True
+    ):
         ax.set_aspect("equal")
         ax.set(xticks=[], yticks=[], xlim=(-LIMIT, LIMIT), ylim=(-LIMIT, LIMIT))
         style.panel_title(ax, letter, title)
@@ -91,7 +100,15 @@ def half_plane(ax: Axes, x: pd.Series, reach: float) -> None:
 
 
 def arrow(
-    ax: Axes, at: pd.Series, colour: str, width: float = 1.0, line: str = "-", alpha: float = 1.0, label: str = "", note: str = "", reach: float = LIMIT
+    ax: Axes,
+    at: pd.Series,
+    colour: str,
+    width: float = 1.0,
+    line: str = "-",
+    alpha: float = 1.0,
+    label: str = "",
+    note: str = "",
+    reach: float = LIMIT,
 ) -> None:
     """From the origin to (u, v), the label beyond its tip."""
     tip = np.array([at["u"], at["v"]], dtype=float)
@@ -100,4 +117,12 @@ def arrow(
     if label:
         unit = tip / np.hypot(*tip)
         place = tip + reach * unit * (0.15 + 0.12 * abs(unit[0]) if note else 0.12)  # a number is wide
-        ax.text(*place, f"{label}\n{note}" if note else label, color=colour, fontsize=7, ha="center", va="center", linespacing=0.95)
+        ax.text(
+            *place,
+            f"{label}\n{note}" if note else label,
+            color=colour,
+            fontsize=7,
+            ha="center",
+            va="center",
+            linespacing=0.95,
+        )

@@ -14,12 +14,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.figures import style
-from pipeline.metrics import BANDS, crossed_curve
+from pipeline.measures.intervals import crossed_curve
+from pipeline.measures.maps import BANDS
 
 RULES = ("gbp", "rectgrad", "lrp", "activation")
 NULLS = ("mosaic", "mean_colour", "edges", "noise", "other")
 END_MARKS = {"split": "P", "plus": "X"}  # lrp at N = L, by what it does in the first layer
-BAND_TITLES = (r"$\lambda$ < side/56", r"$\lambda$: side/56 to side/14", r"$\lambda$: side/14 to side/4", r"$\lambda$ > side/4")
+BAND_TITLES = (
+    r"$\lambda$ < side/56",
+    r"$\lambda$: side/56 to side/14",
+    r"$\lambda$: side/14 to side/4",
+    r"$\lambda$ > side/4",
+)
 COLUMNS = ["panel", "state", "series", "x", "name", "y", "low", "high"]
 
 
@@ -39,7 +45,11 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             rows.append([panel, "baseline", null, np.nan, "", mean, np.nan, np.nan])
     for state in style.STATES:
         for layer, table in tables[f"{state}_weights"].groupby("layer"):
-            for panel, mean, deviation in (("b", "cosine_mean", "cosine_std"), ("b_abs", "cosine_abs_mean", None), ("c", "norm_mean", "norm_std")):
+            for panel, mean, deviation in (
+                ("b", "cosine_mean", "cosine_std"),
+                ("b_abs", "cosine_abs_mean", None),
+                ("c", "norm_mean", "norm_std"),
+            ):
                 y = table[mean].mean()
                 spread = np.sqrt((table[deviation] ** 2).mean()) if deviation else np.nan  # over seeds
                 rows.append([panel, state, state, layer, table["name"].iloc[0], y, y - spread, y + spread])
@@ -83,7 +93,14 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
         style.panel_title(ax, "", f"{BAND_TITLES[band]}")
         ax.set(xlabel="N" if place >= len(bands) - 2 else "", ylabel=r"$\alpha$" if place % 2 == 0 else "")
         ax.tick_params(labelleft=place % 2 == 0)
-    figure.legend(handles=legend_handles(), loc="upper center", bbox_to_anchor=(0.5, 0.44), ncols=8, columnspacing=1.2, handlelength=2.2)
+    figure.legend(
+        handles=legend_handles(),
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.44),
+        ncols=8,
+        columnspacing=1.2,
+        handlelength=2.2,
+    )
     for panel, ax, title, label in (
         ("b", figure.add_subplot(bottom[0]), "cosine of neurons' weights", "cosine"),
         ("c", figure.add_subplot(bottom[1]), "norm of neurons' weights", r"$\|w\|_2$"),
@@ -108,7 +125,8 @@ def draw_cascade(ax: Axes, part: pd.DataFrame, labels: bool) -> None:
                          markeredgewidth=0.6, markerfacecolor=colour if filled else "white", linewidth=1.1 if labels else 0.9, errorbar=None, legend=False)  # fmt: skip
             if rule == "lrp":
                 ends = {mark: points[points["x"] == depth]} | {
-                    END_MARKS[first]: part[(part["state"] == state) & (part["series"] == f"lrp {first}")] for first in END_MARKS
+                    END_MARKS[first]: part[(part["state"] == state) & (part["series"] == f"lrp {first}")]
+                    for first in END_MARKS
                 }
                 for end_mark, end in ends.items():
                     errors = bars(end)
@@ -134,7 +152,10 @@ def draw_cascade(ax: Axes, part: pd.DataFrame, labels: bool) -> None:
 
 
 def bars(points: pd.DataFrame) -> list[pd.Series]:
-    return [(points["y"] - points["low"]).clip(lower=0), (points["high"] - points["y"]).clip(lower=0)]  # rounding may cross 0
+    return [
+        (points["y"] - points["low"]).clip(lower=0),
+        (points["high"] - points["y"]).clip(lower=0),
+    ]  # rounding may cross 0
 
 
 def draw_layers(ax: Axes, numbers: pd.DataFrame, panel: str) -> None:
@@ -156,5 +177,15 @@ def legend_handles() -> list[Line2D]:
     states = []
     for state, (line, filled) in style.STATES.items():
         colour = style.STATE_COLOURS[state]
-        states.append(Line2D([], [], color=colour, linestyle=line, marker="o" if filled else "s", markerfacecolor=colour if filled else "white", label=state))
+        states.append(
+            Line2D(
+                [],
+                [],
+                color=colour,
+                linestyle=line,
+                marker="o" if filled else "s",
+                markerfacecolor=colour if filled else "white",
+                label=state,
+            )
+        )
     return rules + states

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from pipeline.figures import maps as pictures
 from pipeline.figures import style
-from pipeline.metrics import crossed_interval, crossed_table
+from pipeline.measures.intervals import crossed_interval, crossed_table
 
 LAWS = ("gaussian", "ring", "uniform")
 RULES = ("gbp", "rectgrad", "lrp")
@@ -33,7 +33,9 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         for (weights, rule), part in tables["colour"].groupby(["weights", "rule"]):
             if rule in RULES:
                 mean, low, high = crossed_interval(crossed_table(part[part["n"] == part["n"].max()], value))
-                rows.append({"panel": panel, "weights": weights, "rule": rule, "y": mean[0], "low": low[0], "high": high[0]})
+                rows.append(
+                    {"panel": panel, "weights": weights, "rule": rule, "y": mean[0], "low": low[0], "high": high[0]}
+                )
     return pd.concat([points, pictured, pd.DataFrame(rows)], ignore_index=True)
 
 
@@ -61,7 +63,15 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
         ax = figure.add_subplot(left[i])
         part = points[points["weights"] == law]
         ax.plot(part["x"], part["y"], ".", color=style.LAW_COLOURS[law], markersize=1.2)
-        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[0], yticks=[0], xticklabels=[], yticklabels=[])
+        ax.set(
+            xlim=(-reach, reach),
+            ylim=(-reach, reach),
+            aspect="equal",
+            xticks=[0],
+            yticks=[0],
+            xticklabels=[],
+            yticklabels=[],
+        )
         ax.set_title(style.LAW_LABELS[law], fontsize=7, pad=2)
     lines = []
     for law in LAWS:
@@ -69,8 +79,17 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
         for i, image in enumerate(images):
             line.append(pictures.Tile(pictures.image_like(inputs[i])) if law == LAWS[0] else pictures.Tile(None))
             for rule in RULES:
-                row = pictured[(pictured["image"] == image) & (pictured["weights"] == law) & (pictured["rule"] == rule)].iloc[0]
-                line.append(pictures.tile_of(row, maps, style.LABELS[rule] if law == LAWS[0] else "", f"{row['alignment']:.2f} ({row['y']:.2f})"))
+                row = pictured[
+                    (pictured["image"] == image) & (pictured["weights"] == law) & (pictured["rule"] == rule)
+                ].iloc[0]
+                line.append(
+                    pictures.tile_of(
+                        row,
+                        maps,
+                        style.LABELS[rule] if law == LAWS[0] else "",
+                        f"{row['alignment']:.2f} ({row['y']:.2f})",
+                    )
+                )
         lines.append(line)
     pictures.draw_tiles(figure, lines, (0.185, 0.405, 0.995, 0.945), size=5.8)
     bottom = figure.add_gridspec(1, 2, left=0.07, right=0.985, top=0.325, bottom=0.155, wspace=0.16)

@@ -13,13 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.figures import style
-from pipeline.metrics import crossed_curve, crossed_interval, crossed_table
+from pipeline.measures.intervals import crossed_curve, crossed_interval, crossed_table
 
 RULES = ("gbp", "rectgrad", "lrp", "activation")
 LAWS = ("gaussian", "ring", "heavy_tailed", "uniform", "anisotropic", "uniform01")
 NAIVE = "uniform_literal naive"  # the cosine of float32 as it is usually written
-ROWS = {law: style.LAW_LABELS[law] for law in ("ring", "heavy_tailed", "uniform", "uniform_literal")}  # of (b), from the top
-ROWS |= {NAIVE: "uniform, unscaled,\nnaive cosine"} | {law: style.LAW_LABELS[law] for law in ("anisotropic", "uniform01")}
+ROWS = {
+    law: style.LAW_LABELS[law] for law in ("ring", "heavy_tailed", "uniform", "uniform_literal")
+}  # of (b), from the top
+ROWS |= {NAIVE: "uniform, unscaled,\nnaive cosine"} | {
+    law: style.LAW_LABELS[law] for law in ("anisotropic", "uniform01")
+}
 DASHED = (0, (2, 1.5))
 COLUMNS = ["panel", "rule", "law", "n", "name", "y", "low", "high"]
 
@@ -76,7 +80,11 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
         ax = figure.add_subplot(left[place // 2, place % 2])
         draw_laws(ax, part[part["rule"] == rule])
         style.panel_title(ax, "a" if place == 0 else "", style.LABELS[rule])
-        ax.set(ylim=(low, high), xlim=(-0.5, part["n"].max() + 0.5), ylabel=r"alignment $\alpha(R_N, x)$" if place % 2 == 0 else "")
+        ax.set(
+            ylim=(low, high),
+            xlim=(-0.5, part["n"].max() + 0.5),
+            ylabel=r"alignment $\alpha(R_N, x)$" if place % 2 == 0 else "",
+        )
         ax.set_xlabel("N, layers under the rule" if place > 1 else "")
         ax.set_xticks(np.arange(0, part["n"].max() + 1, 4 if part["n"].max() > 5 else 1))
         ax.tick_params(labelleft=place % 2 == 0)
@@ -88,8 +96,22 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     draw_overflow(ax, numbers[numbers["panel"] == "overflow"])
     style.panel_title(ax, "c", "uniform, unscaled, float32")
     ax.set(xlabel="N, layers under the rule", ylabel="cosine")
-    figure.legend(handles=law_handles(), loc="upper center", bbox_to_anchor=(0.34, 0.205), ncols=3, columnspacing=1.2, handlelength=2.2)
-    figure.legend(handles=rule_handles(), loc="upper center", bbox_to_anchor=(0.84, 0.205), ncols=2, columnspacing=1.0, handlelength=2.0)
+    figure.legend(
+        handles=law_handles(),
+        loc="upper center",
+        bbox_to_anchor=(0.34, 0.205),
+        ncols=3,
+        columnspacing=1.2,
+        handlelength=2.2,
+    )
+    figure.legend(
+        handles=rule_handles(),
+        loc="upper center",
+        bbox_to_anchor=(0.84, 0.205),
+        ncols=2,
+        columnspacing=1.0,
+        handlelength=2.0,
+    )
     style.caption(figure, text, width=160)
     return figure
 
@@ -99,9 +121,19 @@ def draw_laws(ax: Axes, points: pd.DataFrame) -> None:
         chosen, colour = points[points["law"] == law], style.LAW_COLOURS[law]
         ax.fill_between(chosen["n"], chosen["low"], chosen["high"], color=colour, alpha=0.12, linewidth=0)
         width = 2.2 if law == "gaussian" else 0.9  # shows below those that coincide with it
-        ax.plot(chosen["n"], chosen["y"], color=colour, marker=style.LAW_MARKS[law], markersize=3.5, markeredgewidth=0, linewidth=width)
+        ax.plot(
+            chosen["n"],
+            chosen["y"],
+            color=colour,
+            marker=style.LAW_MARKS[law],
+            markersize=3.5,
+            markeredgewidth=0,
+            linewidth=width,
+        )
     naive = points[points["law"] == NAIVE]
-    ax.plot(naive["n"], naive["y"], color=style.LAW_COLOURS["uniform_literal"], linestyle=DASHED, linewidth=1.0, zorder=3)
+    ax.plot(
+        naive["n"], naive["y"], color=style.LAW_COLOURS["uniform_literal"], linestyle=DASHED, linewidth=1.0, zorder=3
+    )
 
 
 def draw_differences(ax: Axes, points: pd.DataFrame) -> None:
@@ -110,7 +142,9 @@ def draw_differences(ax: Axes, points: pd.DataFrame) -> None:
         chosen = points[points["rule"] == rule].set_index("law").loc[list(ROWS)]
         y = np.arange(len(ROWS)) + 0.18 * (i - (len(RULES) - 1) / 2)
         bars = [(chosen["y"] - chosen["low"]).clip(lower=0), (chosen["high"] - chosen["y"]).clip(lower=0)]
-        ax.errorbar(chosen["y"], y, xerr=bars, fmt=style.MARKS[rule], color=style.COLOURS[rule], markersize=2.6, elinewidth=0.7)
+        ax.errorbar(
+            chosen["y"], y, xerr=bars, fmt=style.MARKS[rule], color=style.COLOURS[rule], markersize=2.6, elinewidth=0.7
+        )
     ax.set_yticks(range(len(ROWS)), list(ROWS.values()), fontsize=6)
     ax.set_ylim(len(ROWS) - 0.5, -0.5)
 
@@ -138,10 +172,23 @@ def law_handles() -> list[Line2D]:
         )
         for law in LAWS
     ]
-    return [*handles, Line2D([], [], color=style.LAW_COLOURS["uniform_literal"], linestyle=DASHED, linewidth=1.0, label="uniform, unscaled, naive cosine")]
+    return [
+        *handles,
+        Line2D(
+            [],
+            [],
+            color=style.LAW_COLOURS["uniform_literal"],
+            linestyle=DASHED,
+            linewidth=1.0,
+            label="uniform, unscaled, naive cosine",
+        ),
+    ]
 
 
 def rule_handles() -> list[Line2D]:
     rules = [Line2D([], [], color=style.COLOURS[r], marker=style.MARKS[r], label=style.LABELS[r]) for r in RULES]
     kinds = [("(c) safe cosine", "-", "#444444"), ("(c) naive cosine", "--", "white")]
-    return rules + [Line2D([], [], color="#444444", linestyle=line, marker="o", markerfacecolor=fill, label=label) for label, line, fill in kinds]
+    return rules + [
+        Line2D([], [], color="#444444", linestyle=line, marker="o", markerfacecolor=fill, label=label)
+        for label, line, fill in kinds
+    ]

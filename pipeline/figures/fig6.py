@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.figures import style
-from pipeline.metrics import crossed_curve
+from pipeline.measures.intervals import crossed_curve
 
 RULES = ("gbp", "rectgrad", "lrp")
 READINGS = {"activation": r"$r_l = A_l$ on the units", "relevance": r"the rule's own $r_l$, masked"}
@@ -34,8 +34,15 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             for part in ("max", "min"):
                 rows += crossed_curve(["similarity", seed_with, rule, part], by_part[part], "sim_all", by="layer")
             keys = ["image", "seed", "layer", "name"]
-            pairs = by_part["max"][[*keys, "alignment"]].merge(by_part["min"][[*keys, "alignment"]], on=keys, suffixes=("_max", "_min"))
-            rows += crossed_curve(["gap", seed_with, rule, "max - min"], pairs.assign(gap=pairs["alignment_max"] - pairs["alignment_min"]), "gap", by="layer")
+            pairs = by_part["max"][[*keys, "alignment"]].merge(
+                by_part["min"][[*keys, "alignment"]], on=keys, suffixes=("_max", "_min")
+            )
+            rows += crossed_curve(
+                ["gap", seed_with, rule, "max - min"],
+                pairs.assign(gap=pairs["alignment_max"] - pairs["alignment_min"]),
+                "gap",
+                by="layer",
+            )
     found = pd.DataFrame(rows, columns=COLUMNS)
     originals = found[(found["panel"] == "alignment") & (found["seed_with"] == "relevance") & (found["part"] == "all")]
     return pd.concat([found, originals.assign(seed_with="activation", part="original")], ignore_index=True)
@@ -67,12 +74,23 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
         for column, rule in enumerate(RULES):
             ax = figure.add_subplot(top[row, column])
             draw_parts(ax, part[(part["seed_with"] == seed_with) & (part["rule"] == rule)])
-            style.panel_title(ax, "ab"[row] if column == 0 else "", f"{title}: {style.LABELS[rule]}" if column == 0 else style.LABELS[rule])
+            style.panel_title(
+                ax,
+                "ab"[row] if column == 0 else "",
+                f"{title}: {style.LABELS[rule]}" if column == 0 else style.LABELS[rule],
+            )
             ax.set(ylim=(low, high), ylabel=r"alignment $\alpha(R, x)$" if column == 0 else "")
             ax.tick_params(labelleft=column == 0)
             layers_below(ax, names, labels=row == 1)
     figure.legend(
-        handles=part_handles(), loc="upper center", bbox_to_anchor=(0.525, 0.42), ncols=7, columnspacing=0.8, handlelength=1.7, handletextpad=0.5, fontsize=6.8
+        handles=part_handles(),
+        loc="upper center",
+        bbox_to_anchor=(0.525, 0.42),
+        ncols=7,
+        columnspacing=0.8,
+        handlelength=1.7,
+        handletextpad=0.5,
+        fontsize=6.8,
     )
     for column, (panel, which, title, label) in enumerate(
         (
@@ -91,7 +109,14 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
             similar = numbers.loc[numbers["panel"] == "similarity"]
             ax.set_ylim(min(0, similar["low"].min()) - 0.02, 1.03)
         layers_below(ax, names, labels=True)
-    figure.legend(handles=rule_handles(), loc="lower center", bbox_to_anchor=(0.52, 0.085), ncols=5, columnspacing=1.2, handlelength=2.2)
+    figure.legend(
+        handles=rule_handles(),
+        loc="lower center",
+        bbox_to_anchor=(0.52, 0.085),
+        ncols=5,
+        columnspacing=1.2,
+        handlelength=2.2,
+    )
     style.caption(figure, text, width=162)
     return figure
 
@@ -100,7 +125,15 @@ def draw_parts(ax: Axes, points: pd.DataFrame) -> None:
     for part, line in CONTROLS.items():
         chosen = points[points["part"] == part]
         mark = {"marker": style.PART_MARKS[part], "markersize": 4.2, "markerfacecolor": "none", "markeredgewidth": 0.6}
-        ax.plot(chosen["layer"], chosen["y"], color=style.PART_COLOURS[part], linestyle=line, linewidth=0.8, zorder=4, **mark)
+        ax.plot(
+            chosen["layer"],
+            chosen["y"],
+            color=style.PART_COLOURS[part],
+            linestyle=line,
+            linewidth=0.8,
+            zorder=4,
+            **mark,
+        )
     for part in ("all", "max", "min"):
         chosen, colour = points[points["part"] == part], style.PART_COLOURS[part]
         ax.fill_between(chosen["layer"], chosen["low"], chosen["high"], color=colour, alpha=0.15, linewidth=0)
@@ -130,7 +163,10 @@ def layers_below(ax: Axes, names: pd.DataFrame, labels: bool) -> None:
 
 
 def part_handles() -> list[Line2D]:
-    handles = [Line2D([], [], color=style.PART_COLOURS[p], marker=style.PART_MARKS[p], label=style.PART_LABELS[p]) for p in ("all", "max", "min")]
+    handles = [
+        Line2D([], [], color=style.PART_COLOURS[p], marker=style.PART_MARKS[p], label=style.PART_LABELS[p])
+        for p in ("all", "max", "min")
+    ]
     handles += [
         Line2D(
             [],
@@ -152,7 +188,15 @@ def part_handles() -> list[Line2D]:
 def rule_handles() -> list[Line2D]:
     rules = [Line2D([], [], color=style.COLOURS[r], marker=style.MARKS[r], label=style.LABELS[r]) for r in RULES]
     readings = [
-        Line2D([], [], color="#444444", linestyle=line, marker="o", markerfacecolor="#444444" if filled else "white", label=READINGS[seed_with])
+        Line2D(
+            [],
+            [],
+            color="#444444",
+            linestyle=line,
+            marker="o",
+            markerfacecolor="#444444" if filled else "white",
+            label=READINGS[seed_with],
+        )
         for seed_with, (line, filled) in LINES.items()
     ]
     return rules + readings

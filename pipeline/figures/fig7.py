@@ -29,7 +29,9 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     confident pairs first, at evenly spaced layers. Raises UserError if no image was chosen."""
     table = tables[SWEEP].reset_index(names="index").assign(sweep=SWEEP, key="map")
     if table.empty:
-        raise UserError("none of the images is such a failure; set failure.errors=false to draw images that are classified right, or take other data")
+        raise UserError(
+            "none of the images is such a failure; set failure.errors=false to draw images that are classified right, or take other data"
+        )
     images = table.drop_duplicates("image").sort_values("probability_decision", ascending=False, kind="stable")
     images = images[(images["label"] < 0) | ~images.duplicated(["label", "decision"])]
     drawn = images["image"].head(max(1, CASES // table["rule"].nunique()))
@@ -46,7 +48,9 @@ def some_layers(table: pd.DataFrame) -> list[int]:
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     table = tables[SWEEP]
     row, rules = table.iloc[0], " or ".join(style.LABELS.get(rule, rule) for rule in table["rule"].unique())
-    state = f"{row['model']}, weights {row['weights']}" + (f" seed {row['seed']}" if row["weights"] not in ("pretrained", "checkpoint") else "")
+    state = f"{row['model']}, weights {row['weights']}" + (
+        f" seed {row['seed']}" if row["weights"] not in ("pretrained", "checkpoint") else ""
+    )
     return (
         f"{f'Profile {profile}: ' if profile else ''}{state}, data {row['data']}, n = {table['image'].nunique()} images kept, one of each pair of label and decision drawn. First rows: the activation A_l seeded "
         f"at layer l, GBP below. Second and third: only those units of A_l that {rules} credits with the class (r_l > 0), GBP below; at the end the rule's own map, from the output. "
@@ -75,15 +79,28 @@ def draw_case(figure: Figure, case: pd.DataFrame, maps: Mapping[str, list], top:
     for _, row in case.iterrows():
         line = lines[row["side"]]
         column = {"image": 0, "rule": last}.get(row["start"], columns.get(row["layer"]))
-        above = row["name"] if row["start"] == "activation" else "output" if row["start"] == "rule" and line == 1 else ""
+        above = (
+            row["name"] if row["start"] == "activation" else "output" if row["start"] == "rule" and line == 1 else ""
+        )
         draw_picture(figure, pictures.tile_of(row, maps, above, below(row)), column, line, top)
     for side in ("target", "rival"):
         row = case[case["side"] == side].iloc[0]
-        words = ["units for", *textwrap.wrap(class_text(row["class_name"], row["target"]), 14)[:4], f"p = {row['probability']:.3f}"]
+        words = [
+            "units for",
+            *textwrap.wrap(class_text(row["class_name"], row["target"]), 14)[:4],
+            f"p = {row['probability']:.3f}",
+        ]
         left, bottom = corner(0, lines[side], top)
         put(figure, left + TILE - 0.03, bottom + TILE / 2, "\n".join(words), size=6, ha="right", va="center")
     rule = case["rule"].iloc[0]
-    put(figure, 0.06, top - 0.11, headline(case.iloc[0]) + (f"; {style.LABELS.get(rule, rule)}" if name_rule else ""), size=8, weight="bold")
+    put(
+        figure,
+        0.06,
+        top - 0.11,
+        headline(case.iloc[0]) + (f"; {style.LABELS.get(rule, rule)}" if name_rule else ""),
+        size=8,
+        weight="bold",
+    )
 
 
 def below(row: pd.Series) -> str:
@@ -107,7 +124,16 @@ def corner(column: int, line: int, top: float) -> tuple[float, float]:
     return 0.06 + column * (TILE + GAP), top - HEAD - line * (TILE + FOOT) - TILE
 
 
-def put(figure: Figure, x: float, y: float, text: str, size: float, ha: str = "left", va: str = "center", weight: str = "normal") -> None:
+def put(
+    figure: Figure,
+    x: float,
+    y: float,
+    text: str,
+    size: float,
+    ha: str = "left",
+    va: str = "center",
+    weight: str = "normal",
+) -> None:
     width, height = figure.get_size_inches()
     figure.text(x / width, y / height, text, fontsize=size, ha=ha, va=va, weight=weight, linespacing=1.1)
 

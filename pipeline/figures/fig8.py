@@ -58,7 +58,9 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
 
 def draw(numbers: pd.DataFrame, text: str) -> Figure:
     figure = plt.figure(figsize=(style.DOUBLE, 8.5))
-    grid = figure.add_gridspec(4, 3, left=0.05, right=0.985, top=0.967, bottom=0.178, hspace=0.55, wspace=0.1, height_ratios=(1, 1, 1, 1.35))
+    grid = figure.add_gridspec(
+        4, 3, left=0.05, right=0.985, top=0.967, bottom=0.178, hspace=0.55, wspace=0.1, height_ratios=(1, 1, 1, 1.35)
+    )
     main = numbers[numbers["panel"] == "main"]
     low, high = scores.sides(main)
     for row, (measure, inputs) in enumerate({"s_own": PANELS, "s_fixed": PANELS, "controls": CONTROLS}.items()):
@@ -70,7 +72,9 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
             style.panel_title(ax, letter, style.INPUT_LABELS[name] + (r", row of $k$" if row == 1 else ""), pad=11)
             ax.set(xlim=(low, high), xlabel="S" if row == 2 else "", ylabel="density" if column == 0 else "")
     bottom = grid[3, :].subgridspec(1, 2, width_ratios=(2.1, 1), wspace=0.1)
-    inner = bottom[0].subgridspec(1, 3, width_ratios=(0.42, 1, 0.3), wspace=0)  # room for the names of inputs and for the differences
+    inner = bottom[0].subgridspec(
+        1, 3, width_ratios=(0.42, 1, 0.3), wspace=0
+    )  # room for the names of inputs and for the differences
     draw_aurocs(figure.add_subplot(inner[1]), numbers)
     imagenet = numbers[(numbers["panel"] == "imagenet") & (numbers["input"] == "attribution")]
     ax = figure.add_subplot(bottom[1])
@@ -78,7 +82,12 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     style.panel_title(ax, "e", f"{imagenet['series'].iloc[0]}, attribution", pad=11)
     ax.set(xlim=scores.sides(imagenet), xlabel="S")
     figure.axes[0].legend(
-        handles=[Line2D([], [], color=colour, linestyle=line, label=group) for group, (colour, line) in style.OUTCOMES.items()], loc="upper left", fontsize=6
+        handles=[
+            Line2D([], [], color=colour, linestyle=line, label=group)
+            for group, (colour, line) in style.OUTCOMES.items()
+        ],
+        loc="upper left",
+        fontsize=6,
     )
     style.caption(figure, text)
     return figure
@@ -96,11 +105,27 @@ def draw_aurocs(ax: Axes, numbers: pd.DataFrame) -> None:
             ax.errorbar(points["y"], at, xerr=error, fmt=mark, color=colour, markersize=size, markerfacecolor=colour if filled else "white",
                         markeredgewidth=0.7, elinewidth=0.7, zorder=3 if panel == "main" else 2)  # fmt: skip
     for _, row in numbers[(numbers["panel"] == "main") & (numbers["what"] == "first - this")].iterrows():
-        ax.text(1.02, names.index(row["input"]), scores.interval_text(row), transform=ax.get_yaxis_transform(), va="center", fontsize=5.8, color="#333333")
+        ax.text(
+            1.02,
+            names.index(row["input"]),
+            scores.interval_text(row),
+            transform=ax.get_yaxis_transform(),
+            va="center",
+            fontsize=5.8,
+            color="#333333",
+        )
     for _, row in numbers[(numbers["measure"] == "margin") & (numbers["what"] == "auroc")].iterrows():
         ax.axvline(row["y"], color="#444444", linestyle=":", linewidth=0.8, zorder=1)
     if len(names) > 1:
-        ax.text(1.02, names.index(PANELS[0]), "(a) above it by", transform=ax.get_yaxis_transform(), va="center", fontsize=5.8, color="#333333")
+        ax.text(
+            1.02,
+            names.index(PANELS[0]),
+            "(a) above it by",
+            transform=ax.get_yaxis_transform(),
+            va="center",
+            fontsize=5.8,
+            color="#333333",
+        )
     ax.axvline(0.5, color="#888888", linewidth=0.5, zorder=0)
     ax.set_yticks(np.arange(len(names)), [style.INPUT_LABELS[name] for name in names])
     ax.invert_yaxis()
@@ -120,4 +145,12 @@ def draw_aurocs(ax: Axes, numbers: pd.DataFrame) -> None:
         )
         for label, (_, _, mark, filled) in MARKS.items()
     ]
-    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.3, -0.21), ncols=3, columnspacing=1.0, handletextpad=0.2, fontsize=6)
+    ax.legend(
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.3, -0.21),
+        ncols=3,
+        columnspacing=1.0,
+        handletextpad=0.2,
+        fontsize=6,
+    )

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.figures import scores, style
-from pipeline.statistics import LOW
+from pipeline.measures.scores import LOW
 
 FORMS = {  # sweep, a column that tells its cells apart, and what it is called
     "label": (None, "class: label"),
@@ -34,10 +34,22 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     rule = tables["label"]["rule"].iloc[0]
     forms = {"as in Fig. 8": tables["rules"][tables["rules"]["rule"] == rule]}
     for sweep, (column, name) in FORMS.items():
-        forms |= {name.format(value): table for value, table in (tables[sweep].groupby(column) if column else [("", tables[sweep])])}
-    rows += [row for name, table in forms.items() for measure in scores.MEASURES for row in scores.aurocs("c", name, table, measure)]
+        forms |= {
+            name.format(value): table
+            for value, table in (tables[sweep].groupby(column) if column else [("", tables[sweep])])
+        }
+    rows += [
+        row
+        for name, table in forms.items()
+        for measure in scores.MEASURES
+        for row in scores.aurocs("c", name, table, measure)
+    ]
     for share, table in tables["removed"].groupby("experiment.removed"):
-        rows += [[*row[:5], float(share), *row[6:]] for measure in scores.MEASURES for row in scores.aurocs("d", rule, table, measure)]
+        rows += [
+            [*row[:5], float(share), *row[6:]]
+            for measure in scores.MEASURES
+            for row in scores.aurocs("d", rule, table, measure)
+        ]
     return pd.DataFrame(rows, columns=scores.COLUMNS)
 
 
@@ -51,20 +63,32 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
 
 def draw(numbers: pd.DataFrame, text: str) -> Figure:
     figure = plt.figure(figsize=(style.DOUBLE, 5.6))
-    grid = figure.add_gridspec(2, 3, left=0.14, right=0.985, top=0.95, bottom=0.235, hspace=0.42, wspace=0.62, height_ratios=(1, 1))
+    grid = figure.add_gridspec(
+        2, 3, left=0.14, right=0.985, top=0.95, bottom=0.235, hspace=0.42, wspace=0.62, height_ratios=(1, 1)
+    )
     densities = figure.add_subplot(grid[0, :2])
     for rule, points in numbers[(numbers["panel"] == "a") & (numbers["what"] == "all")].groupby("series", sort=False):
         colour, mark, line, _ = style.rule_look(rule)
         sns.lineplot(data=points, x="x", y="y", ax=densities, color=colour, marker=mark, markevery=8, markersize=3, linestyle=line, markeredgewidth=0.5,
                      markeredgecolor=colour, errorbar=None, legend=False)  # fmt: skip
-    dense = numbers[(numbers["what"] == "all") & (numbers["y"] > 0.01 * numbers["y"].where(numbers["what"] == "all").max())]
+    dense = numbers[
+        (numbers["what"] == "all") & (numbers["y"] > 0.01 * numbers["y"].where(numbers["what"] == "all").max())
+    ]
     densities.axvline(0, color="#888888", linewidth=0.5, zorder=0)
     densities.set(xlabel="S", ylabel="density", yticks=[], xlim=(max(LOW, dense["x"].min()), 1.03))
     style.panel_title(densities, "a", "S of each rule's map, all images")
     rules = list(numbers.loc[numbers["panel"] == "b", "series"].unique())
-    draw_dots(figure.add_subplot(grid[0, 2]), numbers[numbers["panel"] == "b"], {rule: style.rule_look(rule)[3] for rule in rules}, "b", "rules")
+    draw_dots(
+        figure.add_subplot(grid[0, 2]),
+        numbers[numbers["panel"] == "b"],
+        {rule: style.rule_look(rule)[3] for rule in rules},
+        "b",
+        "rules",
+    )
     forms = list(numbers.loc[numbers["panel"] == "c", "series"].unique())
-    draw_dots(figure.add_subplot(grid[1, 0]), numbers[numbers["panel"] == "c"], {form: form for form in forms}, "c", "forms")
+    draw_dots(
+        figure.add_subplot(grid[1, 0]), numbers[numbers["panel"] == "c"], {form: form for form in forms}, "c", "forms"
+    )
     shares = figure.add_subplot(grid[1, 1:])
     for name in ("insertion", "insertion_magnitude"):
         colour, mark = style.INPUT_MARKS[name]
@@ -72,18 +96,35 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
             points = numbers[(numbers["panel"] == "d") & (numbers["input"] == name) & (numbers["measure"] == measure)]
             shares.fill_between(points["x"], points["low"], points["high"], color=colour, alpha=0.12, linewidth=0)
             shares.plot(
-                points["x"], points["y"], line, color=colour, marker=mark, markersize=3, markerfacecolor=colour if line == "-" else "white", markeredgewidth=0.7
+                points["x"],
+                points["y"],
+                line,
+                color=colour,
+                marker=mark,
+                markersize=3,
+                markerfacecolor=colour if line == "-" else "white",
+                markeredgewidth=0.7,
             )
     shares.axhline(0.5, color="#888888", linewidth=0.5, zorder=0)
     shares.set(xlabel="share of pixels that an insertion removes", ylabel="AUROC")
     style.panel_title(shares, "d", "threshold of the insertions")
     looks = [style.rule_look(rule) for rule in rules]
-    series = [Line2D([], [], color=colour, marker=mark, linestyle=line, markersize=3, label=label) for colour, mark, line, label in looks]
+    series = [
+        Line2D([], [], color=colour, marker=mark, linestyle=line, markersize=3, label=label)
+        for colour, mark, line, label in looks
+    ]
     inputs = [
         Line2D([], [], color=colour, marker=mark, linestyle="", markersize=3, label=style.INPUT_LABELS[name])
         for name, (colour, mark) in style.INPUT_MARKS.items()
     ]
-    figure.legend(handles=[*series, *inputs], loc="upper center", bbox_to_anchor=(0.5, 0.165), ncols=5, columnspacing=1.2, handlelength=2.2)
+    figure.legend(
+        handles=[*series, *inputs],
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.165),
+        ncols=5,
+        columnspacing=1.2,
+        handlelength=2.2,
+    )
     style.caption(figure, text)
     return figure
 

@@ -56,7 +56,11 @@ def show(ax: Axes, picture: np.ndarray, scale: float | None = None, pixels: int 
     if picture.ndim == 2:
         image = Image.fromarray(np.asarray(picture, dtype=np.float32))
         drawn = ax.imshow(
-            np.asarray(shrunk(image, pixels)), cmap=SIGNED, vmin=-(scale or limit([picture])), vmax=scale or limit([picture]), interpolation="none"
+            np.asarray(shrunk(image, pixels)),
+            cmap=SIGNED,
+            vmin=-(scale or limit([picture])),
+            vmax=scale or limit([picture]),
+            interpolation="none",
         )
     else:
         image = shrunk(Image.fromarray((np.asarray(picture) * 255).round().astype(np.uint8)), pixels)
@@ -69,7 +73,11 @@ def show(ax: Axes, picture: np.ndarray, scale: float | None = None, pixels: int 
 
 def shrunk(image: Image.Image, pixels: int) -> Image.Image:
     ratio = pixels / max(image.size)
-    return image if ratio >= 1 else image.resize([max(1, round(side * ratio)) for side in image.size], Image.Resampling.LANCZOS)
+    return (
+        image
+        if ratio >= 1
+        else image.resize([max(1, round(side * ratio)) for side in image.size], Image.Resampling.LANCZOS)
+    )
 
 
 def with_bottom(table: Any) -> pd.DataFrame:  # (Any: pandas types every selection as a frame, a series or a scalar)
@@ -89,7 +97,12 @@ class Tile:
     below: str = ""
 
 
-def tile_of(row: Any, maps: Mapping[str, Sequence[tuple[Any, dict[str, dict[str, Tensor]]]]], above: str = "", below: str | None = None) -> Tile:
+def tile_of(
+    row: Any,
+    maps: Mapping[str, Sequence[tuple[Any, dict[str, dict[str, Tensor]]]]],
+    above: str = "",
+    below: str | None = None,
+) -> Tile:
     """The picture of a row of numbers (columns sweep, index, key, alignment): of image-like maps, or signed where key is with_bottom,
     which is divided by its own limit so that a row of rules shares the scale from -1 to 1."""
     file = "inputs" if row["key"] == "x" else "maps"
@@ -101,11 +114,19 @@ def tile_of(row: Any, maps: Mapping[str, Sequence[tuple[Any, dict[str, dict[str,
     return Tile(values / limit([values]), above, text)
 
 
-def draw_tiles(figure: Figure, lines: Sequence[Sequence[Tile]], place: tuple[float, float, float, float], labels: Sequence[str] = (), size: float = 6) -> None:
+def draw_tiles(
+    figure: Figure,
+    lines: Sequence[Sequence[Tile]],
+    place: tuple[float, float, float, float],
+    labels: Sequence[str] = (),
+    size: float = 6,
+) -> None:
     """Lines of tiles in the part (left, bottom, right, top) of the figure, with a label at the left of each line."""
     columns = max(len(line) for line in lines)
     left, bottom, right, top = place
-    grid = figure.add_gridspec(len(lines), columns, left=left, bottom=bottom, right=right, top=top, wspace=0.06, hspace=0.3)
+    grid = figure.add_gridspec(
+        len(lines), columns, left=left, bottom=bottom, right=right, top=top, wspace=0.06, hspace=0.3
+    )
     for y, line in enumerate(lines):
         start = next(x for x, tile in enumerate(line) if tile.picture is not None)
         for x, tile in enumerate(line):

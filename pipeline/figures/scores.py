@@ -12,7 +12,18 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from pipeline.figures import style
-from pipeline.statistics import LOW, bins_of, bootstrap, density, dip, percentile_interval, resampled_aurocs, silverman, valley, weighted_aurocs
+from pipeline.measures.scores import (
+    LOW,
+    bins_of,
+    bootstrap,
+    density,
+    dip,
+    percentile_interval,
+    resampled_aurocs,
+    silverman,
+    valley,
+    weighted_aurocs,
+)
 
 MEASURES = ("s_own", "s_fixed")
 LEAST = 30  # images that a density, an interval or an AUROC needs in each group; fewer are marks
@@ -34,7 +45,9 @@ def distribution(panel: str, series: str, table: pd.DataFrame, measure: str) -> 
     labels = [panel, series, table["input"].iloc[0], measure]
     rows: list[list] = []
     for group, values in groups(table, measure).items():
-        rows += curve([*labels, group], values) or [[*labels, f"{group} image", x, NAN, NAN, NAN, len(values)] for x in values]
+        rows += curve([*labels, group], values) or [
+            [*labels, f"{group} image", x, NAN, NAN, NAN, len(values)] for x in values
+        ]
     return rows + peaks(labels, table[measure].dropna().to_numpy())
 
 
@@ -61,24 +74,40 @@ def peaks(labels: Sequence[str], values: np.ndarray) -> list[list]:
     return [*rows, [*labels, "V", NAN, found.v, *interval, n], [*labels, "dip p", NAN, dip(values)[1], NAN, NAN, n]]
 
 
-def aurocs(panel: str, series: str, table: pd.DataFrame, measure: str, intervals: bool = True, more: bool = False) -> list[list]:
+def aurocs(
+    panel: str, series: str, table: pd.DataFrame, measure: str, intervals: bool = True, more: bool = False
+) -> list[list]:
     """What S tells of "classified correctly", by input, with 95 % bootstrap intervals over images. more: also over pairs of images alike in margin,
     and how far the first input's AUROC is above each other's, paired: over the images where both are there."""
     inputs = list(table["input"].unique())
     about = table[table["correct"].notna()].drop_duplicates("image").set_index("image")
     right, margin = about["correct"].astype(bool).to_numpy(), about["margin"].to_numpy()
-    scores = table.pivot(index="image", columns="input", values=measure).loc[about.index, inputs].to_numpy(dtype=float).T
+    scores = (
+        table.pivot(index="image", columns="input", values=measure).loc[about.index, inputs].to_numpy(dtype=float).T
+    )
     there = ~np.isnan(scores)
     if any(min((right & t).sum(), (~right & t).sum()) < LEAST for t in there):
         return []
 
-    def row(name: str, what: str, stratum: np.ndarray | None, score: np.ndarray, less: np.ndarray | None = None) -> list:
+    def row(
+        name: str, what: str, stratum: np.ndarray | None, score: np.ndarray, less: np.ndarray | None = None
+    ) -> list:
         both = score[None] if less is None else np.where(np.isnan(score) | np.isnan(less), NAN, [score, less])
         value = [weighted_aurocs(one, right, np.ones((1, len(right))), stratum)[0] for one in both]
         drawn = resampled_aurocs(both, right, stratum, DRAWS) if intervals else np.full((1, len(both)), NAN)
         if less is not None:
             value, drawn = [value[0] - value[1]], drawn[:, :1] - drawn[:, 1:]
-        return [panel, series, name, measure, what, NAN, float(value[0]), *percentile_interval(drawn[:, 0]), int((~np.isnan(both[0])).sum())]
+        return [
+            panel,
+            series,
+            name,
+            measure,
+            what,
+            NAN,
+            float(value[0]),
+            *percentile_interval(drawn[:, 0]),
+            int((~np.isnan(both[0])).sum()),
+        ]
 
     rows = [row(name, "auroc", None, score) for name, score in zip(inputs, scores, strict=True)]
     if more:
@@ -86,7 +115,10 @@ def aurocs(panel: str, series: str, table: pd.DataFrame, measure: str, intervals
             stratum = np.zeros(len(score), dtype=int)
             stratum[t] = bins_of(margin[t])
             rows.append(row(name, "auroc within margin", stratum, score))
-        rows += [row(name, "first - this", None, scores[0], score) for name, score in zip(inputs[1:], scores[1:], strict=True)]
+        rows += [
+            row(name, "first - this", None, scores[0], score)
+            for name, score in zip(inputs[1:], scores[1:], strict=True)
+        ]
     return rows
 
 
@@ -104,7 +136,9 @@ def network_text(table: pd.DataFrame, brief: bool = False) -> str:
     row, images = table.iloc[0], table.drop_duplicates("image")
     known = images["correct"].notna()
     right = f"{images.loc[known, 'correct'].mean() * 100:.2f} % right" if known.any() else "labels unknown"
-    weights = next((str(row[k]) for k in ("weights.training", "weights.path", "weights.enum") if isinstance(row.get(k), str)), "")
+    weights = next(
+        (str(row[k]) for k in ("weights.training", "weights.path", "weights.enum") if isinstance(row.get(k), str)), ""
+    )
     width = row.get("model.width", NAN)
     wide = f"width {width:.0f}" if np.isfinite(width) else ""
     if brief:
@@ -136,19 +170,49 @@ def draw_distribution(ax: Axes, part: pd.DataFrame) -> None:
             sns.lineplot(data=points, x="x", y="y", ax=ax, color=colour, linestyle=line, errorbar=None, legend=False)
             ax.fill_between(points["x"], 0, points["y"], color=colour, alpha=0.12, linewidth=0)
         single = part[part["what"] == f"{group} image"]
-        ax.plot(single["x"], np.full(len(single), 0.15 + 0.2 * i), "|", color=colour, markersize=7, transform=ax.get_xaxis_transform())
+        ax.plot(
+            single["x"],
+            np.full(len(single), 0.15 + 0.2 * i),
+            "|",
+            color=colour,
+            markersize=7,
+            transform=ax.get_xaxis_transform(),
+        )
     found = part.set_index("what")
     for peak in ("left peak", "right peak", "peak"):
         if peak in found.index and np.isfinite(place := found.at[peak, "x"]):
             ax.plot([place], [0.0], marker=6, markersize=5, color="#000000", clip_on=False, zorder=5)
-            ax.annotate(short(place), (place, 0), (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=5.8, zorder=5)
+            ax.annotate(
+                short(place),
+                (place, 0),
+                (0, 4),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize=5.8,
+                zorder=5,
+            )
     said = [f"AUROC {interval_text(found.loc['auroc'])}"] if "auroc" in found.index else []
     if "V" in found.index:
         p = found.at["dip p", "y"]
-        said += [f"V {interval_text(found.loc['V'])}", f"dip p {'< .001' if p < 0.001 else f'{p:.3f}'.replace('0.', '.', 1)}"]
-    count = {group: part.loc[part["what"].isin([group, f"{group} image"]), "n"].max() for group in style.OUTCOMES}  # NaN: no such image
+        said += [
+            f"V {interval_text(found.loc['V'])}",
+            f"dip p {'< .001' if p < 0.001 else f'{p:.3f}'.replace('0.', '.', 1)}",
+        ]
+    count = {
+        group: part.loc[part["what"].isin([group, f"{group} image"]), "n"].max() for group in style.OUTCOMES
+    }  # NaN: no such image
     counted = [f"{0 if np.isnan(n) else n:.0f} {group}" for group, n in count.items()]
-    ax.text(0, 1.015, "   ".join(said or counted), transform=ax.transAxes, va="bottom", ha="left", fontsize=5.8, color="#333333")
+    ax.text(
+        0,
+        1.015,
+        "   ".join(said or counted),
+        transform=ax.transAxes,
+        va="bottom",
+        ha="left",
+        fontsize=5.8,
+        color="#333333",
+    )
     ax.axvline(0, color="#888888", linewidth=0.5, zorder=0)
     ax.set(xlabel="", ylabel="", yticks=[])
 
@@ -164,7 +228,9 @@ def interval_text(row: pd.Series) -> str:
 def sides(numbers: pd.DataFrame) -> tuple[float, float]:
     """Where the densities end to the left, on [-3, 1]: where all of them are below a hundredth of their peak."""
     dense = numbers[numbers["what"].isin(style.OUTCOMES)]
-    tall = dense[dense["y"] > 0.01 * dense.groupby(["panel", "series", "input", "measure", "what"])["y"].transform("max")]
+    tall = dense[
+        dense["y"] > 0.01 * dense.groupby(["panel", "series", "input", "measure", "what"])["y"].transform("max")
+    ]
     single = numbers.loc[numbers["what"].isin([f"{group} image" for group in style.OUTCOMES]), "x"]
     low = min(tall["x"].min() if len(tall) else 0.0, single.min() if len(single) else 0.0, -0.5)
     return max(LOW, low - 0.05), 1.03

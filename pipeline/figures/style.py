@@ -12,9 +12,23 @@ from matplotlib.figure import Figure
 SINGLE, DOUBLE = 3.5, 7.16  # column widths in inches
 
 # Okabe and Ito's colours, told apart by colour-blind readers; marks tell them apart in grey.
-COLOURS = {"grad": "#000000", "gbp": "#0072B2", "rectgrad": "#D55E00", "lrp": "#009E73", "dtd": "#56B4E9", "activation": "#CC79A7"}
+COLOURS = {
+    "grad": "#000000",
+    "gbp": "#0072B2",
+    "rectgrad": "#D55E00",
+    "lrp": "#009E73",
+    "dtd": "#56B4E9",
+    "activation": "#CC79A7",
+}
 MARKS = {"grad": "x", "gbp": "o", "rectgrad": "s", "lrp": "^", "dtd": "v", "activation": "D"}
-LABELS = {"grad": "Gradient", "gbp": "GBP", "rectgrad": "RectGrad", "lrp": r"LRP ($z^+$)", "dtd": "DTD", "activation": "Activation"}
+LABELS = {
+    "grad": "Gradient",
+    "gbp": "GBP",
+    "rectgrad": "RectGrad",
+    "lrp": r"LRP ($z^+$)",
+    "dtd": "DTD",
+    "activation": "Activation",
+}
 # Relatives of a rule have its colour, and a line and a mark of their own.
 COLOURS |= {"deconvnet": COLOURS["gbp"], "lrp_epsilon": COLOURS["lrp"], "lrp_alphabeta": COLOURS["lrp"]}
 MARKS |= {"deconvnet": "H", "lrp_epsilon": "1", "lrp_alphabeta": "2"}
@@ -23,7 +37,14 @@ RULE_LINES = {**dict.fromkeys(COLOURS, "-"), "deconvnet": "--", "lrp_epsilon": "
 
 STATES = {"random": ("-", True), "trained": ("--", False)}  # line style, filled marks
 STATE_COLOURS = {"random": "#444444", "trained": "#E69F00"}
-NULL_LABELS = {"mosaic": "mosaic", "mean_colour": "mean colour", "edges": "edge map", "noise": "random map", "other": "other image", "blur": "blur"}
+NULL_LABELS = {
+    "mosaic": "mosaic",
+    "mean_colour": "mean colour",
+    "edges": "edge map",
+    "noise": "random map",
+    "other": "other image",
+    "blur": "blur",
+}
 
 # Laws of the weights: Tol's muted colours and marks that no rule has, for curves of laws stand beside curves of rules.
 LAW_COLOURS = {
@@ -40,7 +61,14 @@ LAW_LABELS = {
 }  # fmt: skip
 
 # Where propagation starts in Fig. 6: Tol's high-contrast colours, which keep apart in grey.
-PART_COLOURS = {"all": "#000000", "max": "#BB5566", "min": "#004488", "random": "#888888", "constant_max": "#BB5566", "constant_min": "#004488"}
+PART_COLOURS = {
+    "all": "#000000",
+    "max": "#BB5566",
+    "min": "#004488",
+    "random": "#888888",
+    "constant_max": "#BB5566",
+    "constant_min": "#004488",
+}
 PART_MARKS = {"all": "o", "max": "^", "min": "v", "random": "x", "constant_max": "^", "constant_min": "v"}
 PART_LABELS = {
     "all": "all units", "max": "max (largest)", "min": "min (smallest)", "random": "random", "constant_max": "constant on max", "constant_min": "constant on min",
@@ -82,7 +110,14 @@ def labels_at_right(ax: Axes, values: dict[str, float], colour: str, gap: float 
     for text, value in sorted(values.items(), key=lambda item: item[1]):
         at = max((value - low) / (high - low), at + gap)
         ax.annotate(
-            text, (1.0, (value - low) / (high - low)), (1.02, at), xycoords="axes fraction", textcoords="axes fraction", va="center", fontsize=6, color=colour
+            text,
+            (1.0, (value - low) / (high - low)),
+            (1.02, at),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            va="center",
+            fontsize=6,
+            color=colour,
         )
 
 
@@ -92,7 +127,9 @@ def caption(figure: Figure, text: str, y: float = 0.008, width: int = 168) -> No
 
 
 def save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)  # the same file from the same table
+    figure.savefig(
+        path, metadata={"CreationDate": None} if path.suffix == ".pdf" else None
+    )  # the same file from the same table
 
 
 def close(figure: Figure) -> None:

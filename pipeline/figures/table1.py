@@ -39,7 +39,9 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     rows = []
     shared = [image for image in tables["random"]["image"].unique() if image in set(tables["trained"]["image"])][:SHOWN]
     for line, (sweep, key) in LINES.items():
-        table = pictures.with_bottom(tables[sweep]) if key == "with_bottom" else tables[sweep].reset_index(names="index")
+        table = (
+            pictures.with_bottom(tables[sweep]) if key == "with_bottom" else tables[sweep].reset_index(names="index")
+        )
         for rule in RULES:
             part = table[table["rule"] == rule]
             if rule == "activation" and len(part):
@@ -53,7 +55,23 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         rows.append(part.iloc[chosen].assign(line=f"strip {sweep}", sweep=sweep, key="without_bottom"))
     found = pd.concat(rows, ignore_index=True)
     found.loc[found["key"] == "with_bottom", "alignment"] = found["alignment_bottom"]
-    return found[["line", "image", "rule", "name", "layer", "model", "class_name", "label_name", "probability", "alignment", "sweep", "key", "index"]]
+    return found[
+        [
+            "line",
+            "image",
+            "rule",
+            "name",
+            "layer",
+            "model",
+            "class_name",
+            "label_name",
+            "probability",
+            "alignment",
+            "sweep",
+            "key",
+            "index",
+        ]
+    ]
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
@@ -75,7 +93,9 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
         named = part[part["sweep"] == "trained"].iloc[0]
         for line in LINES:
             tiles = [
-                pictures.Tile(pictures.image_like(inputs[image]), "", f"{named['class_name']} {named['probability']:.0%}")
+                pictures.Tile(
+                    pictures.image_like(inputs[image]), "", f"{named['class_name']} {named['probability']:.0%}"
+                )
                 if line == "R, trained"
                 else pictures.Tile(None)
             ]
@@ -93,7 +113,8 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
     header(figure, 0.035, 0.995, 1 - 0.02 / height, height)
     pictures.draw_tiles(figure, lines, (0.035, split + 0.22 / height, 0.995, top), labels)
     strips = [
-        [pictures.tile_of(row, maps, row["name"]) for _, row in numbers[numbers["line"] == f"strip {sweep}"].iterrows()] for sweep in ("random", "trained")
+        [pictures.tile_of(row, maps, row["name"]) for _, row in numbers[numbers["line"] == f"strip {sweep}"].iterrows()]
+        for sweep in ("random", "trained")
     ]
     pictures.draw_tiles(figure, strips, (0.035, bottom, 0.995, split - 0.24 / height), ["random", "trained"])
     figure.text(0.035, split - 0.03 / height, "Activation from each layer, GBP below it", fontsize=7, va="top")

@@ -43,7 +43,10 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     one = one.assign(gap=1 - one["alignment"], ratio=one["neurons"] / one["dim"])
     chosen = one[(one["law"] == "gaussian") & (one["input"] == "patch")]
     rows += spread(chosen, "a", ["series", "dim", "ratio"], "gap")
-    rows += [["a", "", "predicted", str(d), k, "", y, np.nan, np.nan] for (d, k), y in chosen.groupby(["dim", "ratio"])["predicted"].first().items()]
+    rows += [
+        ["a", "", "predicted", str(d), k, "", y, np.nan, np.nan]
+        for (d, k), y in chosen.groupby(["dim", "ratio"])["predicted"].first().items()
+    ]
     for kind in INPUTS:
         chosen = one[(one["series"] == "gbp") & (one["input"] == kind) & (one["dim"] == one["dim"].max())]
         rows += spread(chosen.assign(series=chosen["law"]), f"b_{kind}", ["series", "dim", "ratio"], "gap")
@@ -90,10 +93,20 @@ def spread(table: pd.DataFrame, panel: str, by: list[str], value: str) -> list[R
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     one, two, random, trained = (tables[name] for name in ("theorem1", "theorem2", "nfr_random", "nfr_trained"))
-    gbp = one[(one["rule"] == "gbp") & (one["input"] == "patch") & (one["dim"] == one["dim"].max())].groupby("law")["slope"].mean()
+    gbp = (
+        one[(one["rule"] == "gbp") & (one["input"] == "patch") & (one["dim"] == one["dim"].max())]
+        .groupby("law")["slope"]
+        .mean()
+    )
     dims = sorted(one["dim"].unique())
     file = trained[trained.columns.intersection(["weights.path", "weights.enum"])].iloc[0].dropna()
-    exact = two[(two["mixing"] == 0) & (two["spread"] == 0) & ~two["equal"] & (two["units"] == "active") & (two["law"] == two["law"].iloc[0])]
+    exact = two[
+        (two["mixing"] == 0)
+        & (two["spread"] == 0)
+        & ~two["equal"]
+        & (two["units"] == "active")
+        & (two["law"] == two["law"].iloc[0])
+    ]
     seeds = "-".join(str(s) for s in sorted({random["seed"].min(), random["seed"].max()}))
     return (
         f"Profile {profile}. (a) 1 - alignment in one hidden layer of K Gaussian neurons, d = {dims[0]} (filled line) and {dims[-1]} (dashed), {one['image'].nunique()} patches of {one['data'].iloc[0]}, "
@@ -107,7 +120,9 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
 
 def draw(numbers: pd.DataFrame, text: str) -> Figure:
     figure = plt.figure(figsize=(style.DOUBLE, 8.9))
-    rows = figure.add_gridspec(3, 1, left=0.075, right=0.985, top=0.975, bottom=0.15, hspace=0.5, height_ratios=(1, 0.9, 2.1))
+    rows = figure.add_gridspec(
+        3, 1, left=0.075, right=0.985, top=0.975, bottom=0.15, hspace=0.5, height_ratios=(1, 0.9, 2.1)
+    )
     top = rows[0].subgridspec(1, 2, width_ratios=(1, 1.75), wspace=0.2)
     draw_theorem1(figure, top, numbers)
     middle = rows[1].subgridspec(1, 3, wspace=0.3)
@@ -131,7 +146,12 @@ def draw_theorem1(figure: Figure, grid, numbers: pd.DataFrame) -> None:
     ax.set(xscale="log", yscale="log", xlabel="K / d", ylabel=r"$1 - \alpha(R, x)$", ylim=(2e-3, 2))
     style.panel_title(ax, "a", "Theorem 1, by rule")
     ax.legend(
-        handles=handles([s for s in SERIES if (part["series"] == s).any()]), loc="lower left", handlelength=1.6, fontsize=5.6, labelspacing=0.2, borderpad=0
+        handles=handles([s for s in SERIES if (part["series"] == s).any()]),
+        loc="lower left",
+        handlelength=1.6,
+        fontsize=5.6,
+        labelspacing=0.2,
+        borderpad=0,
     )
     small = grid[1].subgridspec(1, len(INPUTS), wspace=0.1)
     first = None
@@ -175,7 +195,15 @@ def draw_theorem2(figure: Figure, grid, numbers: pd.DataFrame) -> None:
     ax.set_xticks(range(len(BACKWARD)), [f"$r_b$ {law}" for law in BACKWARD], fontsize=6)
     ax.set(ylabel=r"$\alpha_a - \alpha_b$", xlim=(-0.5, len(BACKWARD) - 0.5))
     style.panel_title(ax, "e", "all A equal")
-    figure.legend(handles=handles(series), loc="upper center", bbox_to_anchor=(0.5, 0.53), ncols=4, columnspacing=1.2, handlelength=1.6, fontsize=6.5)
+    figure.legend(
+        handles=handles(series),
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.53),
+        ncols=4,
+        columnspacing=1.2,
+        handlelength=1.6,
+        fontsize=6.5,
+    )
 
 
 def draw_networks(figure: Figure, grid, numbers: pd.DataFrame) -> None:
@@ -200,7 +228,9 @@ def draw_networks(figure: Figure, grid, numbers: pd.DataFrame) -> None:
                 ax.set(xlabel=r"l, where $r_l$ is compared (0: the map)")
             ax.set(ylabel=label if column == 0 else "")
             ax.tick_params(labelleft=column == 0)
-            style.panel_title(ax, letter if column == 0 else "", f"{('condition (13)', 'two classes, one direction?')[row]}, {state}")
+            style.panel_title(
+                ax, letter if column == 0 else "", f"{('condition (13)', 'two classes, one direction?')[row]}, {state}"
+            )
     figure.legend(handles=handles(["grad", "gbp", "rectgrad", "lrp kept", "lrp dropped"]), loc="upper center", bbox_to_anchor=(0.5, 0.112), ncols=5, columnspacing=1.2, handlelength=1.6, fontsize=6.5)  # fmt: skip
 
 
@@ -208,7 +238,14 @@ def curve(ax: Axes, points: pd.DataFrame, name: str, line: str, bars: bool = Fal
     key, mark, filled = SERIES[name]
     colour = style.COLOURS[key]
     points = points.sort_values("x")
-    look = {"color": colour, "marker": mark, "markersize": 3, "markerfacecolor": colour if filled else "white", "markeredgewidth": 0.6, "linewidth": 0.9}
+    look = {
+        "color": colour,
+        "marker": mark,
+        "markersize": 3,
+        "markerfacecolor": colour if filled else "white",
+        "markeredgewidth": 0.6,
+        "linewidth": 0.9,
+    }
     if bars:
         errors = [(points["y"] - points["low"]).clip(lower=0), (points["high"] - points["y"]).clip(lower=0)]
         ax.errorbar(points["x"], points["y"], errors, linestyle=line, elinewidth=0.5, **look)

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline import walk
 from pipeline.api import rule
-from pipeline.network import LINEAR, RELU, Network, Record
+from pipeline.engine import walk
+from pipeline.engine.network import LINEAR, RELU, Network, Record
+from pipeline.engine.rules import RULES, AlphaBeta, Epsilon, ExcitationBp, FirstLayer, Rule
 from pipeline.oracles import local, peers
 from pipeline.oracles.local import Term
-from pipeline.rules import RULES, AlphaBeta, Epsilon, ExcitationBp, FirstLayer, Rule
 
 Pair = tuple[Tensor, Tensor]  # the engine's numbers and the reference's, samples along dimension 0
 FILTERS = ("gbp", "deconvnet", "rectgrad")  # rules that are a filter at the ReLUs and the gradient elsewhere
@@ -103,7 +103,9 @@ def checks(case: Case) -> list[Check]:
 
 
 def whole_maps() -> Iterator[Check]:
-    def check(name: str, reference: str, expected: Callable[[Case, Any], Tensor], bottom: bool = False, **settings: Any) -> Check:
+    def check(
+        name: str, reference: str, expected: Callable[[Case, Any], Tensor], bottom: bool = False, **settings: Any
+    ) -> Check:
         def pairs(case: Case) -> list[Pair]:
             by = rule(name, **settings)
             found = walk.attribute(case.record, by, case.target, bottom)
@@ -112,7 +114,9 @@ def whole_maps() -> Iterator[Check]:
             except (ImportError, NotComparable):
                 raise
             except Exception as error:  # of a library, on a network that it does not expect
-                raise NotComparable(f"{reference} stops with {type(error).__name__}: {(str(error) or '-').splitlines()[0]}") from error
+                raise NotComparable(
+                    f"{reference} stops with {type(error).__name__}: {(str(error) or '-').splitlines()[0]}"
+                ) from error
 
         return Check(name, said(**({"with": "bottom"} if bottom else {}), **settings), reference, pairs)
 
@@ -130,10 +134,17 @@ def whole_maps() -> Iterator[Check]:
     yield check("deconvnet", "zennit", lambda case, by: peers.zennit_deconvnet(case.passing, case.x, case.target))
     for name in FILTERS:
         yield check(name, "autograd, filtered", lambda case, by, name=name: case.filtered(name))
-    yield check("rectgrad", "autograd, filtered", lambda case, by: (case.x * case.filtered("rectgrad")).clamp(min=0), bottom=True)
+    yield check(
+        "rectgrad",
+        "autograd, filtered",
+        lambda case, by: (case.x * case.filtered("rectgrad")).clamp(min=0),
+        bottom=True,
+    )
     for start in ("unit", "logit"):
         yield check("lrp", "zennit", lambda case, by, start=start: zennit(case, start), bottom=True, start_at=start)
-        yield check("dtd", "zennit", lambda case, by, start=start: zennit(case, start, box=True), bottom=True, start_at=start)
+        yield check(
+            "dtd", "zennit", lambda case, by, start=start: zennit(case, start, box=True), bottom=True, start_at=start
+        )
     alpha_beta = lambda case, by: zennit(case, "unit", lambda: peers.zennit_alpha_beta(by.alpha))  # noqa: E731
     epsilon = lambda case, by: zennit(case, "unit", lambda: peers.zennit_epsilon(by.epsilon, by.bias))  # noqa: E731
     yield check("lrp_alphabeta", "zennit", alpha_beta, bottom=True, start_at="unit")
@@ -151,14 +162,28 @@ def said(**settings: Any) -> str:
 def cascades() -> Iterator[Check]:
     """R_N for some N. Below a seed, and below LRP's layers, the reference is autograd."""
     for name in FILTERS:
-        yield Check(name, "cascade", "autograd, filtered", lambda case, name=name: [(case.cascades[name, n], case.filtered(name, n)) for n in case.levels])
-    yield Check("lrp", "cascade", "autograd", lambda case: [(case.cascades["lrp", n], below(case, n, chain(case, rule("lrp"), n))) for n in case.levels])
+        yield Check(
+            name,
+            "cascade",
+            "autograd, filtered",
+            lambda case, name=name: [(case.cascades[name, n], case.filtered(name, n)) for n in case.levels],
+        )
+    yield Check(
+        "lrp",
+        "cascade",
+        "autograd",
+        lambda case: [(case.cascades["lrp", n], below(case, n, chain(case, rule("lrp"), n))) for n in case.levels],
+    )
     yield Check("activation", "cascade", "autograd", activations)
 
 
 def activations(case: Case) -> list[Pair]:
     depth = case.network.depth
-    return [(case.cascades["activation", n], below(case, n, case.record.activation(depth - n))) for n in case.levels if n < depth]
+    return [
+        (case.cascades["activation", n], below(case, n, case.record.activation(depth - n)))
+        for n in case.levels
+        if n < depth
+    ]
 
 
 def chain(case: Case, by: Rule, n: int) -> Tensor:
@@ -196,7 +221,11 @@ def steps(case: Case, by: Rule) -> list[Step]:
         return call
 
     cls = type(by)
-    watching = type(cls.__name__, (cls,), {name: watched(getattr(cls, name)) for name in ("relu", "linear", "add") if hasattr(cls, name)})
+    watching = type(
+        cls.__name__,
+        (cls,),
+        {name: watched(getattr(cls, name)) for name in ("relu", "linear", "add") if hasattr(cls, name)},
+    )
     spy = copy.copy(by)
     object.__setattr__(spy, "__class__", watching)  # still an instance of the rule's own class
     chain(case, spy, case.network.depth)
@@ -206,7 +235,9 @@ def steps(case: Case, by: Rule) -> list[Step]:
 def local_steps(case: Case) -> Iterator[Check]:
     layers: dict[int, local.Layer] = {}  # as matrices, for all checks
 
-    def check(name: str, chosen: Callable[[walk.Local], bool] = lambda at: True, where: str = "each step", **settings: Any) -> Check:
+    def check(
+        name: str, chosen: Callable[[walk.Local], bool] = lambda at: True, where: str = "each step", **settings: Any
+    ) -> Check:
         def pairs(case: Case) -> Iterator[Pair]:
             by = rule(name, **settings)
             for step in steps(case, by):
@@ -254,21 +285,31 @@ def compared(name: str, by: Rule, step: Step, b: int, layers: dict[int, local.La
         expected = local.shared_step(layer, a, place, r * out, terms, box)  # type: ignore[arg-type]
         yield (found if is_relevance else found * a.flatten(1)[:, place])[None], expected[None]
     elif getattr(by, "add_by", None) is not None and by.add_by.value == "zplus":  # type: ignore[attr-defined]
-        for v, s, expected in zip(at.inputs, step.sent, local.positive_sum_step([v[b].cpu() for v in at.inputs], r * out), strict=True):
+        for v, s, expected in zip(
+            at.inputs, step.sent, local.positive_sum_step([v[b].cpu() for v in at.inputs], r * out), strict=True
+        ):
             yield (s[b].cpu() * v[b].cpu())[None], expected[None]
 
 
 def place_of(sent: Tensor, b: int) -> int:
     """Where the map is largest, and for every other sample anywhere."""
     size = sent.abs().sum(0).flatten()
-    return int(size.argmax()) if b % 2 == 0 else int(torch.randint(len(size), (1,), generator=torch.Generator().manual_seed(b)))
+    return (
+        int(size.argmax())
+        if b % 2 == 0
+        else int(torch.randint(len(size), (1,), generator=torch.Generator().manual_seed(b)))
+    )
 
 
 def terms_of(by: Rule, at: walk.Local) -> list[Term] | None:
     """How the rule shares relevance at this layer; None for the plain gradient."""
     first = by.first_layer if at.first else FirstLayer.split  # type: ignore[attr-defined]
     if first is not FirstLayer.split:
-        return {FirstLayer.plain: None, FirstLayer.plus: [Term(local.positive_weights)], FirstLayer.zbox: [Term(local.z_box)]}[first]
+        return {
+            FirstLayer.plain: None,
+            FirstLayer.plus: [Term(local.positive_weights)],
+            FirstLayer.zbox: [Term(local.z_box)],
+        }[first]
     if isinstance(by, AlphaBeta):
         return [Term(local.positive, by.alpha), Term(local.negative, 1 - by.alpha)][: 1 + (by.alpha != 1)]
     if isinstance(by, ExcitationBp):

@@ -103,7 +103,9 @@ def plain_step(layer: Layer, side: tuple[int, int], place: int, r: Tensor) -> Te
     return below.flatten()
 
 
-def shared_step(layer: Layer, a: Tensor, place: int, relevance: Tensor, terms: list[Term], box: tuple[Tensor, Tensor] | None) -> Tensor:
+def shared_step(
+    layer: Layer, a: Tensor, place: int, relevance: Tensor, terms: list[Term], box: tuple[Tensor, Tensor] | None
+) -> Tensor:
     """R_i of each channel of the place, from R_j at z, (O, ...). a, low, high: (C, H, W). Returns (C,)."""
     relevance = relevance.reshape(layer.groups, -1, relevance[0].numel())
     low, high = box or (torch.zeros_like(a), torch.zeros_like(a))

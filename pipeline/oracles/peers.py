@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.network import Network, Op
+from pipeline.engine.network import Network, Op
 
-Filter = Callable[[Tensor, Tensor, str], Tensor]  # r at the output of a "relu" or "relu6", z, which of the two -> r at z
+Filter = Callable[
+    [Tensor, Tensor, str], Tensor
+]  # r at the output of a "relu" or "relu6", z, which of the two -> r at z
 
 # ---- the network for libraries that hook modules -----------------------------------------------------------------------
 
@@ -187,7 +189,12 @@ def zennit_deconvnet(module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
 
 
 def zennit_lrp(
-    module: nn.Module, x: Tensor, target: Tensor, start: str, box: tuple[Tensor, Tensor] | None = None, layer: Callable[[], Any] | None = None
+    module: nn.Module,
+    x: Tensor,
+    target: Tensor,
+    start: str,
+    box: tuple[Tensor, Tensor] | None = None,
+    layer: Callable[[], Any] | None = None,
 ) -> Tensor:
     """z+ in every conv and linear layer, or the Zennit rule that `layer` makes; with `box`, [l_i, h_i], z^B at the first one.
     start: relevance "unit" or "logit"."""

@@ -1,0 +1,54 @@
+"""What an experiment is, and what it returns."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+
+class Dtype(Enum):
+    float32 = "float32"
+    float64 = "float64"
+
+    @property
+    def torch(self) -> torch.dtype:
+        return getattr(torch, self.value)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`run` computes the results; the names of its parameters say what it needs (see PARTS and runner.py).
+
+    `version` is part of every key: raise it when the meaning of the table changes. `picture`: the figure that shows one table.
+    `dtype`: the precision, whatever the cell asks for. `fresh`: computed anew each time, for it judges the code that is here now.
+    `report`: table -> (text for the terminal, a complaint that ends the command with exit code 1 or None).
+    """
+
+    run: Callable[..., Any]
+    options: type
+    version: int
+    picture: str = ""
+    dtype: Dtype | None = None
+    fresh: bool = False
+    report: Callable[[pd.DataFrame], tuple[str, str | None]] | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return tuple(inspect.signature(self.run).parameters)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an experiment returns for one cell: rows, tensors to keep beside them ({file: {key: tensor}}), and facts for the manifest.
+
+    Of an experiment over images every tensor has a row per row of the table (or per image): parts are joined along dimension 0.
+    """
+
+    table: pd.DataFrame
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Images: sets by name, batches, and null maps, which no network made."""

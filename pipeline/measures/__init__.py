@@ -1,0 +1,1 @@
+"""Measures: functions from maps, weights and scores to numbers, and the intervals of those."""

@@ -1,0 +1,60 @@
+"""Input alignment (1), in total and by spatial-frequency band; key information sufficiency (20); measures of weights; intervals."""
+
+import torch
+from torch import Tensor
+
+BAND_EDGES = (56, 14, 4)  # cycles per image: wavelengths of 4, 16 and 56 px at side 224
+BANDS = len(BAND_EDGES) + 1  # band 0: < 4 px, 1: 4-16 px, 2: 16-56 px, 3: > 56 px with the mean
+
+
+def _normalised(r: Tensor) -> Tensor:
+    """(B, ...) -> (B, n) float64, scaled so that no entry exceeds 1: products can't overflow, whatever the weights' scale."""
+    flat = r.flatten(1)
+    largest = flat.abs().amax(1, keepdim=True)
+    return torch.where(largest > 0, flat / largest, flat).double()
+
+
+def alignment(r: Tensor, x: Tensor) -> Tensor:
+    """(1): the cosine of each map and its input, (B,) float64; NaN where one of them is 0 everywhere or not finite.
+
+    r, x: (B, ...) of one shape. Safe at any scale: normalised before multiplying, accumulated in float64.
+    """
+    a, b = _normalised(r), _normalised(x)
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+
+
+def naive_alignment(r: Tensor, x: Tensor) -> Tensor:
+    """(1) as it is usually written, in the maps' own precision: unscaled weights overflow it, and it returns 0."""
+    a, b = r.flatten(1), x.flatten(1)
+    return (a * b).sum(1) / (a.pow(2).sum(1).sqrt() * b.pow(2).sum(1).sqrt())
+
+
+def chroma(x: Tensor) -> Tensor:
+    """What is left of (B, C, H, W) after the mean over channels: its colour."""
+    return x - x.mean(1, keepdim=True)
+
+
+def band_alignment(r: Tensor, x: Tensor) -> Tensor:
+    """Alignment within each Fourier band, (B, BANDS) float64; NaN in bands that are empty at this size.
+
+    r, x: (B, C, H, W). Bands are rings of wavelength, fixed at side 224 and scaled with the side: 4, 16 and 56 px there.
+    """
+    b, _, h, w = x.shape
+    scaled = _normalised(r).view(r.shape), _normalised(x).view(x.shape)
+    fr, fx = (torch.fft.rfft2(t) for t in scaled)
+    twice = torch.full((fr.shape[-1],), 2.0, dtype=torch.float64, device=r.device)  # rfft keeps one of each pair
+    twice[0] = 1
+    if w % 2 == 0:
+        twice[-1] = 1
+    side = min(h, w)
+    ky = torch.fft.fftfreq(h, 1 / side, dtype=torch.float64, device=r.device)
+    kx = torch.fft.rfftfreq(w, 1 / side, dtype=torch.float64, device=r.device)
+    square = (ky[:, None] ** 2 + kx**2).round(decimals=6)  # cycles per image, squared
+    e0, e1, e2 = (edge**2 for edge in BAND_EDGES)
+    band = torch.where(square > e0, 0, torch.where(square > e1, 1, torch.where(square >= e2, 2, 3))).flatten()
+
+    def energy(a: Tensor, c: Tensor) -> Tensor:
+        product = ((a * c.conj()).real * twice).sum(1).flatten(1)  # over channels; (B, frequencies)
+        return product.new_zeros(b, BANDS).index_add_(1, band, product)
+
+    return energy(fr, fx) / (energy(fr, fr) * energy(fx, fx)).sqrt()

@@ -1,0 +1,210 @@
+"""One training loop: SGD with Nesterov momentum, one cycle, crops and flips, growing image size, resumable at any step.
+
+Every random number is keyed by (seed, step), never taken from a running stream, so that a run that was
+interrupted and resumed is, on the same machine and thread count, bit for bit the run that was not.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.errors import UserError
+from pipeline.files import save_atomically
+from pipeline.seeds import derived_seed
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """seed: start weights, order, crops and dropout; start: a checkpoint to start from instead; lr: peak of the cycle; warmup: share of the steps before the peak;
+    sizes, epochs: image side in pixels and number of epochs of each stage (small images are cheap, the last stage decides);
+    crop: pixels of reflected border from which crops are cut; bf16: bfloat16 autocast; test_every: epochs between measurements of accuracy
+    (the last epoch has one); save_every: seconds between checkpoints."""
+
+    seed: int
+    start: str | None
+    sizes: list[int]
+    epochs: list[int]
+    batch_size: int
+    lr: float
+    warmup: float
+    momentum: float
+    weight_decay: float
+    label_smoothing: float
+    crop: int
+    flip: bool
+    bf16: bool
+    test_every: int
+    save_every: float
+
+    CHANGE_NOTHING: ClassVar = ("save_every",)
+
+    def __post_init__(self):
+        if (
+            len(self.sizes) != len(self.epochs)
+            or not self.epochs
+            or min(*self.epochs, *self.sizes, self.batch_size, self.test_every) < 1
+        ):
+            raise ValueError(
+                "sizes and epochs must be lists of one length, and they, batch_size and test_every at least 1"
+            )
+        if not 0 < self.warmup < 1:
+            raise ValueError(f"warmup must lie between 0 and 1, not {self.warmup}")
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """A labelled set in memory: images (N, C, H, W) uint8, labels (N,) int64, mean and std per channel of pixels in [0, 1]."""
+
+    images: Tensor
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def batch(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels (B, C, H, W) -> normalised float32, channels last."""
+        mean = torch.tensor(self.mean, device=pixels.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(1, -1, 1, 1)
+        return ((pixels.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def one_cycle(step: int, steps: int, peak: float, warmup: float) -> float:
+    """Learning rate at a step: linear from 0 to the peak during the warm-up, then a half cosine down to 0."""
+    position, turn = (step + 1) / steps, warmup
+    if position < turn:
+        return peak * position / turn
+    return peak * (1 + math.cos(math.pi * (position - turn) / (1 - turn))) / 2
+
+
+def augment(pixels: Tensor, border: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """A random crop from the reflected border and a random flip for each image by itself; pixels (B, C, H, W) uint8."""
+    b, c, h, w = pixels.shape
+    top = torch.randint(0, 2 * border + 1, (b, 1), generator=generator)
+    left = torch.randint(0, 2 * border + 1, (b, 1), generator=generator)
+    columns = torch.arange(w).expand(b, w)
+    if flip:
+        flipped = torch.rand(b, 1, generator=generator) < 0.5
+        columns = torch.where(flipped, columns.flip(1), columns)
+    padded = F.pad(pixels.float(), (border,) * 4, mode="reflect").to(pixels.dtype) if border else pixels
+    rows = (torch.arange(h) + top).to(pixels.device)[:, None, :, None]
+    columns = (columns + left).to(pixels.device)[:, None, None, :]
+    images = torch.arange(b, device=pixels.device)[:, None, None, None]
+    return padded[images, torch.arange(c, device=pixels.device)[None, :, None, None], rows, columns]
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, data: LabelledImages, bf16: bool, batch_size: int = 500) -> float:
+    """Share of images classified right, in evaluation mode."""
+    model.eval()
+    right = 0
+    for start in range(0, len(data.labels), batch_size):
+        with torch.autocast(data.images.device.type, torch.bfloat16, enabled=bf16):
+            logits = model(data.batch(data.images[start : start + batch_size]))
+        right += int((logits.argmax(1) == data.labels[start : start + batch_size]).sum())
+    return right / len(data.labels)
+
+
+def train(
+    build: Callable[[], nn.Module],
+    training: LabelledImages,
+    test: LabelledImages,
+    options: TrainOptions,
+    checkpoint: Path,
+    progress: Callable[[Iterator[int], int, int], Iterator[int]],
+) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """Train `build()` and return it in evaluation mode with one row of metrics per epoch.
+
+    Goes on from `checkpoint` if that file is there, and writes it at the end of each epoch and every `save_every` seconds.
+    `progress(steps, done, total)` wraps the iterator over the remaining steps, of which each takes `batch_size` images.
+    Raises UserError for options that don't fit the images, and where the loss is not finite.
+    """
+    device = training.images.device
+    torch.manual_seed(derived_seed(options.seed, 0))
+    model = build().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]  # biases and BatchNorm
+    optimizer = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=0.0, momentum=options.momentum, nesterov=True,
+    )  # fmt: skip
+    n = len(training.labels)
+    per_epoch = n // options.batch_size
+    if per_epoch == 0:
+        raise UserError(f"train.batch_size={options.batch_size} is more than the {n} training images; lower it")
+    if options.crop >= training.images.shape[-1]:
+        raise UserError(
+            f"train.crop={options.crop} is no border for images of {training.images.shape[-1]} pixels; lower it"
+        )
+    sizes = [size for size, epochs in zip(options.sizes, options.epochs, strict=True) for _ in range(epochs)]
+    steps = per_epoch * len(sizes)
+    first, rows, loss_sum, seconds = 0, [], 0.0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first, rows, loss_sum, seconds = state["step"], state["rows"], state["loss_sum"], state["seconds"]
+
+    def save(step: int):
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "rows": rows,
+            "loss_sum": loss_sum,
+            "seconds": seconds,
+        }
+        save_atomically(checkpoint, lambda path: torch.save(state, path))
+
+    order, order_epoch = torch.empty(0), -1
+    tick = saved = time.monotonic()
+    for step in progress(iter(range(first, steps)), first, steps):
+        epoch = step // per_epoch
+        if epoch != order_epoch:
+            order = torch.randperm(n, generator=torch.Generator().manual_seed(derived_seed(options.seed, 1, epoch)))
+            order_epoch = epoch
+            model.train()
+        at = step % per_epoch * options.batch_size
+        index = order[at : at + options.batch_size].to(device)
+        generator = torch.Generator().manual_seed(derived_seed(options.seed, 2, step))
+        x = training.batch(augment(training.images[index], options.crop, options.flip, generator))
+        if x.shape[-1] != sizes[epoch]:
+            x = F.interpolate(x, size=(sizes[epoch],) * 2, mode="bilinear", antialias=True)
+        torch.manual_seed(derived_seed(options.seed, 3, step))  # dropout
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
+            logits = model(x)
+        loss = F.cross_entropy(logits.float(), training.labels[index], label_smoothing=options.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = one_cycle(step, steps, options.lr, options.warmup)
+        optimizer.step()
+        loss_sum += loss.item()
+        if not math.isfinite(loss_sum):
+            raise UserError(f"the loss is not finite in epoch {epoch + 1}; lower train.lr")
+        now = time.monotonic()
+        if (step + 1) % per_epoch == 0:
+            measured = (epoch + 1) % options.test_every == 0 or step + 1 == steps
+            test_accuracy = accuracy(model, test, options.bf16) if measured else math.nan
+            seconds += time.monotonic() - tick
+            rows.append(
+                {
+                    "epoch": epoch + 1,
+                    "loss": loss_sum / per_epoch,
+                    "accuracy": test_accuracy,
+                    "lr": optimizer.param_groups[0]["lr"],
+                    "seconds": seconds,
+                }
+            )
+            loss_sum, seconds, tick = 0.0, 0.0, time.monotonic()
+            save(step + 1)
+            saved = tick
+        elif now - saved > options.save_every:
+            seconds, tick, saved = seconds + now - tick, now, now
+            save(step + 1)
+    return model.eval(), rows

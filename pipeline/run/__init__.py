@@ -1,0 +1,1 @@
+"""From configurations to cells, and from cells to tables on disk."""

@@ -1,0 +1,141 @@
+"""A cell is what determines one table: an experiment, and of model, weights, rule, data, seed, precision and target what it asks for."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from functools import cached_property
+from typing import Any
+
+from pipeline.experiments.interface import Dtype, Experiment
+from pipeline.weights.laws import BatchNormReset
+from pipeline.weights.states import preprocessing_of
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A named option of one config group: the yaml's name and the dataclass it was parsed into."""
+
+    name: str
+    value: Any
+
+    def identity(self) -> dict[str, Any]:
+        fields = self.value.identity() if hasattr(self.value, "identity") else asdict(self.value)
+        return {"is": type(self.value).__name__, **fields}
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "choice": self.name,
+            **(self.value.describe() if hasattr(self.value, "describe") else asdict(self.value)),
+        }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One table to be. `target`: which class is explained (targets.py)."""
+
+    experiment: Choice
+    spec: Experiment
+    model: Choice
+    weights: Choice
+    rule: Choice
+    data: Choice
+    seed: int
+    dtype: Dtype
+    target: str
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What determines the table and nothing else, as plain data."""
+        found: dict[str, Any] = {
+            "experiment": self.experiment.name,
+            "version": self.spec.version,
+            "options": options_of(self.experiment.value),
+        }
+        for need in self.spec.needs:
+            found |= PARTS.get(need, lambda cell: {})(self)
+        return json.loads(json.dumps(found, default=plain))
+
+    @cached_property
+    def key(self) -> str:
+        return digest(self.identity)
+
+    @cached_property
+    def shared_key(self) -> str:
+        """Cells that differ in their rule alone share a forward pass and a descent."""
+        return digest({k: v for k, v in self.identity.items() if k != "rule"})
+
+    @property
+    def title(self) -> str:
+        parts = {
+            "network": f"{self.model.name} {self.weights.name} seed {self.seed}",
+            "images": self.data.name,
+            "model": f"{self.model.name} {self.data.name}",
+        }
+        return " ".join([self.experiment.name, *(text for need, text in parts.items() if need in self.spec.needs)])
+
+    def describe(self) -> dict[str, Any]:
+        """The whole configuration as plain data, for config.yaml."""
+        groups = {name: getattr(self, name) for name in ("experiment", "model", "weights", "rule", "data")}
+        settings = {name: choice.describe() for name, choice in groups.items()}
+        return json.loads(
+            json.dumps({**settings, "seed": self.seed, "dtype": self.dtype, "target": self.target}, default=plain)
+        )
+
+
+def options_of(options: Any) -> dict[str, Any]:
+    """Of an experiment's options those that can change its table."""
+    return {
+        name: value for name, value in asdict(options).items() if name not in getattr(options, "CHANGE_NOTHING", ())
+    }
+
+
+def network_parts(cell: Cell) -> dict[str, Any]:
+    weights = cell.weights.value
+    parts = {"model": cell.model.identity(), "weights": cell.weights.identity(), "dtype": cell.dtype}
+    if getattr(weights, "seeded", True):
+        parts["seed"] = cell.seed
+    if getattr(weights, "batchnorm", None) is BatchNormReset.calibrated:
+        parts |= image_parts(cell)
+    return parts
+
+
+def image_parts(cell: Cell) -> dict[str, Any]:
+    return {
+        "data": cell.data.identity(),
+        "preprocessing": asdict(preprocessing_of(cell.weights.value, cell.model.value)),
+        "dtype": cell.dtype,
+    }
+
+
+# What each parameter of an experiment's function depends on.
+PARTS: Mapping[str, Callable[[Cell], dict[str, Any]]] = {
+    "network": network_parts,
+    "images": image_parts,
+    "rules": lambda cell: {"rule": cell.rule.identity()},
+    "target": lambda cell: {"target": cell.target},
+    "model": lambda cell: {"model": cell.model.identity()},
+    "weights": lambda cell: {"weights": cell.weights.identity()},
+    "seed": lambda cell: {"seed": cell.seed},
+    "data": lambda cell: {"data": cell.data.identity()},
+}
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    raise TypeError(f"{value!r} is no plain data")
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def points(sweep: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A rectangular product: {rule: [gbp, lrp], seed: [0, 1], weights: ring} -> four dicts of overrides. `with` holds more of them,
+    `keeps` none."""
+    axes = {**dict(sweep.get("with") or {}), **{k: v for k, v in sweep.items() if k not in ("with", "keeps")}}
+    values = [[str(v) for v in value] if isinstance(value, list | tuple) else [str(value)] for value in axes.values()]
+    return [dict(zip(axes, point, strict=True)) for point in itertools.product(*values)]

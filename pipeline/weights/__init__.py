@@ -1,0 +1,1 @@
+"""Weight states: from a file, or by a law of random weights."""

@@ -1,0 +1,216 @@
+"""Laws of random weights, and removal: a frozen dataclass each, with the layers that it touches.
+
+A law says how one layer's weights are drawn, `draw(shape, seed, layer)`, with a stream of its own derived from (seed,
+layer) and drawn on the CPU: the same weights on any device, whichever other layers are drawn. Biases are zero then, and
+BatchNorm is reset to the identity. Removal says which weights of a layer stay, `keeps(shape, seed, layer)`.
+
+To add a law: write such a dataclass on Law, enter it in WEIGHTS (weights.py), add conf/weights/<name>.yaml.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from pipeline.engine.network import Network
+from pipeline.errors import UserError
+from pipeline.weights.draw import EXTRA, fan_in, he, standard_normal, stream, unit_interval
+
+
+class BatchNormReset(Enum):
+    identity = "identity"  # dropped, exactly
+    calibrated = "calibrated"  # mean 0, variance 1 per channel over the first 64 images, folded
+
+
+class Part(Enum):
+    top = "top"  # the layers nearest the output, as in the cascading randomisation of Adebayo et al. [2]
+    bottom = "bottom"
+    single = "single"  # layer `depth` alone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Law:
+    """base: the weights elsewhere: a checkpoint (file or shipped name), `pretrained` or `pretrained.<member of torchvision's
+    enum>`; null: Gaussian ones of the same seed. depth: how many of the layers l = 1..L the law touches, from the top or as
+    `part` says; null: all of them."""
+
+    base: str | None
+    depth: int | None
+    part: Part
+    batchnorm: BatchNormReset
+
+    @property
+    def seeded(self) -> bool:
+        return self.base is None or self.depth != 0
+
+    def touched(self, network: Network) -> list[int]:
+        """Numbers of the conv and linear layers that the law touches. Raises UserError for a depth that there is not."""
+        depth, top = self.depth, network.depth
+        if depth is None and self.part is Part.single:
+            raise UserError("weights.part=single touches layer l = weights.depth alone; set weights.depth")
+        if depth is None:
+            depth = top
+        if not (self.part is Part.single) <= depth <= top:
+            raise UserError(
+                f"weights.depth={depth} is no number of layers of this model, which has L = {top}; choose one up to {top}"
+            )
+        first = {Part.top: top - depth + 1, Part.bottom: 1, Part.single: depth}[self.part]
+        last = top if self.part is Part.top else depth
+        return [number for number, op in enumerate(network.layers, start=1) if first <= op.unit <= last]
+
+
+class Scale(Enum):
+    he = "he"  # second moment 2 / fan_in
+    mean = "mean"  # mean 1 / fan_in: keeps a constant image's scale where all weights are positive
+    none = "none"  # the law as written
+
+
+@dataclass(frozen=True)
+class Gaussian(Law):
+    """i.i.d. normal, He scale."""
+
+    def draw(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
+        return standard_normal(shape, seed, layer) * he(shape)
+
+
+@dataclass(frozen=True)
+class Ring(Law):
+    """Directions of the Gaussian of the same seed, norms uniform in the annulus sqrt(2) * [1 - width, 1 + width]: isotropic, not Gaussian."""
+
+    width: float
+
+    def draw(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
+        w = standard_normal(shape, seed, layer).flatten(1)
+        u = torch.rand(len(w), 1, generator=stream(seed, layer, EXTRA))
+        norm = math.sqrt(2) * (1 + self.width * (2 * u - 1))
+        return (w / w.norm(dim=1, keepdim=True) * norm).view(shape)
+
+
+@dataclass(frozen=True)
+class Uniform(Law):
+    """i.i.d. entries on [-1, 1]: `scale: none` is the paper's text, and leaves float32's range in a deep network."""
+
+    scale: Scale
+
+    def __post_init__(self):
+        if self.scale is Scale.mean:
+            raise ValueError("scale must be he or none for uniform: its mean is 0")
+
+    def draw(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
+        w = 2 * unit_interval(shape, seed, layer) - 1
+        return w * (math.sqrt(3) * he(shape)) if self.scale is Scale.he else w
+
+
+@dataclass(frozen=True)
+class Uniform01(Law):
+    """i.i.d. entries on [0, 1]: a reading of "uniform" that is not isotropic, for its mean is not 0."""
+
+    scale: Scale
+
+    def draw(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
+        factor = {Scale.he: math.sqrt(3) * he(shape), Scale.mean: 2 / fan_in(shape), Scale.none: 1.0}[self.scale]
+        return unit_interval(shape, seed, layer) * factor
+
+
+@dataclass(frozen=True)
+class KaimingUniform(Law):
+    """PyTorch's own reset: weights, and with `biases` the biases too, uniform on +- 1 / sqrt(fan_in)."""
+
+    biases: bool
+
+    def draw(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
+        return (2 * unit_interval(shape, seed, layer) - 1) / math.sqrt(fan_in(shape))
+
+    def draw_bias(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
+        u = torch.rand(shape[0], generator=stream(seed, layer, EXTRA))
+        return (2 * u - 1) / math.sqrt(fan_in(shape)) * self.biases
+
+
+@dataclass(frozen=True)
+class TruncatedNormal(Law):
+    """Normal, redrawn beyond two standard deviations (Nie et al. [22]), He scale."""
+
+    def draw(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
+        cut = math.erf(2 / math.sqrt(2))
+        z = torch.special.ndtri(0.5 + (unit_interval(shape, seed, layer).double() - 0.5) * cut)
+        variance = 1 - 2 * 2 * math.exp(-2) / math.sqrt(2 * math.pi) / cut
+        return (z / math.sqrt(variance) * he(shape)).float()
+
+
+@dataclass(frozen=True)
+class Anisotropic(Law):
+    """Gaussian, the standard deviations of the input channels log-spaced from 1 to `ratio`, He scale on average."""
+
+    ratio: float
+
+    def __post_init__(self):
+        if self.ratio <= 0:
+            raise ValueError(f"ratio is one deviation over another and positive, not {self.ratio}")
+
+    def draw(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
+        deviation = torch.logspace(0, math.log10(self.ratio), shape[1]).view(1, -1, *[1] * (len(shape) - 2))
+        deviation = deviation / deviation.pow(2).mean().sqrt()
+        return standard_normal(shape, seed, layer) * deviation * he(shape)
+
+
+@dataclass(frozen=True)
+class HeavyTailed(Law):
+    """Multivariate t: isotropic, with a norm that varies widely between neurons. He scale (degrees of freedom > 2)."""
+
+    degrees: int
+
+    def __post_init__(self):
+        if self.degrees < 3:
+            raise ValueError("degrees must be at least 3: below, the law has no variance to scale")
+
+    def draw(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
+        chi2 = torch.randn(shape[0], self.degrees, generator=stream(seed, layer, EXTRA)).pow(2).sum(1)
+        spread = torch.sqrt(self.degrees / chi2) * math.sqrt((self.degrees - 2) / self.degrees)
+        return standard_normal(shape, seed, layer) * he(shape) * spread.view(-1, *[1] * (len(shape) - 1))
+
+
+# ---- removal (Section IV-B, Fig. 5): weights set to zero, not drawn anew ------------------------------------------------
+
+
+class Kernel(Enum):
+    cross = "cross"  # the first row and the first column
+    corner = "corner"  # where they meet alone, the sentence's other reading
+
+
+class Places(Enum):
+    pattern = "pattern"  # as the paper says
+    random = "random"  # as many weights, anywhere: a loss that shows here too comes from sparsity
+
+
+@dataclass(frozen=True)
+class Removal(Law):
+    """A linear layer keeps max(1, round(inputs n)) of its n inputs, shared by all outputs; a kernel keeps its first row and column,
+    1 x 1 is left alone. Biases are zero, or stay with `keep_biases`."""
+
+    inputs: float
+    kernel: Kernel
+    keep_biases: bool
+    places: Places
+
+    def __post_init__(self):
+        if not 0 < self.inputs <= 1:
+            raise ValueError(f"inputs is a share in (0, 1], not {self.inputs}")
+
+    def keeps(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
+        """bool, of the weights' shape."""
+        kept, generator = torch.zeros(shape, dtype=torch.bool), stream(seed, layer, EXTRA)
+        if len(shape) == 2:
+            kept[:, torch.randperm(shape[1], generator=generator)[: max(1, round(self.inputs * shape[1]))]] = True
+        elif self.kernel is Kernel.cross:
+            kept[..., 0, :] = kept[..., 0] = True
+        else:
+            kept[..., 0, 0] = True
+        if self.places is Places.random:
+            return (
+                torch.zeros(kept.numel(), dtype=torch.bool)
+                .index_fill(0, torch.randperm(kept.numel(), generator=generator)[: int(kept.sum())], True)
+                .view(shape)
+            )
+        return kept
