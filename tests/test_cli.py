@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 import yaml
 
+from pipeline.files import CONF
 from tests import tiny
 
 
@@ -223,16 +224,10 @@ def test_unwritable_output(cell, tmp_path):
     assert ended.code == 1 and "can't be written" in ended.complaint and "run.output" in ended.complaint
 
 
-def test_misspelt_field_inside_a_yaml(cell, tmp_path, monkeypatch):
-    from pipeline import cli
-    from pipeline import files as paths
-
-    copy = shutil.copytree(paths.CONF, tmp_path / "conf")
+def test_misspelt_field_inside_a_yaml(cell, tmp_path):
+    copy = shutil.copytree(CONF, tmp_path / "conf")
     (copy / "rule" / "rectgrad.yaml").write_text("quantil: 0.9\n")
-    monkeypatch.setattr(
-        cli, "app", cli.hydra.main(version_base="1.3", config_path=str(copy), config_name="config")(cli.app.__wrapped__)
-    )
-    ended = cell("rule=rectgrad")
+    ended = cell("rule=rectgrad", conf=copy)
     assert ended.code == 1 and "rule=rectgrad has no setting 'quantil'; did you mean quantile?" in ended.complaint
 
 

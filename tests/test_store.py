@@ -40,7 +40,7 @@ def test_a_damaged_cell_counts_as_not_there(cell, damage):
 
 SLOW = """
 import time, sys
-from pipeline import walk
+from pipeline.engine import walk
 plain = walk.cascade
 def slow(*args, **kwargs):
     time.sleep(0.25)

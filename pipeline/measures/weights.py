@@ -12,7 +12,7 @@ def isotropy(filters: Tensor) -> float:
     return float((u.shape[1] + 2) / 3 * u.pow(4).sum(1).mean() - 1)
 
 
-def layer_stats(filters: Tensor, groups: int = 1) -> dict[str, float]:
+def layer_stats(filters: Tensor) -> dict[str, float]:
     """Statistics of the filters (n, d) of one layer, in float64; standard deviations of the population.
 
     Filters of different groups look at different inputs; they are compared within their own d weights all the same.

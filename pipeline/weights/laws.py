@@ -10,6 +10,7 @@ To add a law: write such a dataclass on Law, enter it in WEIGHTS (weights.py), a
 import math
 from dataclasses import dataclass
 from enum import Enum
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,10 +37,23 @@ class Law:
     enum>`; null: Gaussian ones of the same seed. depth: how many of the layers l = 1..L the law touches, from the top or as
     `part` says; null: all of them."""
 
+    DRAWS: ClassVar = True  # whether the law's weights owe nothing to those that were there
+
     base: str | None
     depth: int | None
     part: Part
     batchnorm: BatchNormReset
+
+    def draw(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
+        """Weights of a conv or linear layer."""
+        raise NotImplementedError
+
+    def weight(self, old: Tensor, seed: int, layer: int) -> Tensor:
+        return self.draw(old.shape, seed, layer)
+
+    def bias(self, old: Tensor, shape: torch.Size, seed: int, layer: int) -> Tensor:
+        """shape: that of the layer's weights."""
+        return torch.zeros(shape[0])
 
     @property
     def seeded(self) -> bool:
@@ -59,6 +73,13 @@ class Law:
         first = {Part.top: top - depth + 1, Part.bottom: 1, Part.single: depth}[self.part]
         last = top if self.part is Part.top else depth
         return [number for number, op in enumerate(network.layers, start=1) if first <= op.unit <= last]
+
+
+def drawing_law(weights: object, experiment: str) -> Law:
+    """The weights, if a law draws them. Raises UserError else."""
+    if not isinstance(weights, Law) or not weights.DRAWS:
+        raise UserError(f"experiment={experiment} draws from a law; choose weights=gaussian, ring, uniform or another one")
+    return weights
 
 
 class Scale(Enum):
@@ -123,7 +144,7 @@ class KaimingUniform(Law):
     def draw(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
         return (2 * unit_interval(shape, seed, layer) - 1) / math.sqrt(fan_in(shape))
 
-    def draw_bias(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
+    def bias(self, old: Tensor, shape: torch.Size, seed: int, layer: int) -> Tensor:
         u = torch.rand(shape[0], generator=stream(seed, layer, EXTRA))
         return (2 * u - 1) / math.sqrt(fan_in(shape)) * self.biases
 
@@ -189,6 +210,8 @@ class Removal(Law):
     """A linear layer keeps max(1, round(inputs n)) of its n inputs, shared by all outputs; a kernel keeps its first row and column,
     1 x 1 is left alone. Biases are zero, or stay with `keep_biases`."""
 
+    DRAWS: ClassVar = False
+
     inputs: float
     kernel: Kernel
     keep_biases: bool
@@ -197,6 +220,12 @@ class Removal(Law):
     def __post_init__(self):
         if not 0 < self.inputs <= 1:
             raise ValueError(f"inputs is a share in (0, 1], not {self.inputs}")
+
+    def weight(self, old: Tensor, seed: int, layer: int) -> Tensor:
+        return old * self.keeps(old.shape, seed, layer)
+
+    def bias(self, old: Tensor, shape: torch.Size, seed: int, layer: int) -> Tensor:
+        return old if self.keep_biases else super().bias(old, shape, seed, layer)
 
     def keeps(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
         """bool, of the weights' shape."""
