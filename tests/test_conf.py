@@ -5,6 +5,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from pipeline.api import rule
 from pipeline.engine.rules import RULES
@@ -13,7 +14,7 @@ from pipeline.experiments import EXPERIMENTS
 from pipeline.figures import FIGURES
 from pipeline.files import CONF
 from pipeline.run.cell import Cell
-from pipeline.run.parsing import GROUPS, parse, parse_cell
+from pipeline.run.parsing import GROUPS, SETTINGS, parse, parse_cell, plain
 from pipeline.run.sweeps import Profile, Sweeps, figure_cells, points, user_of
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +57,7 @@ def test_yaml_names_are_registry_keys(group):
 def test_every_yaml_parses(hydra, group, name):
     overrides = [f"{group}={name}"] + ([NEEDED[name]] if name in NEEDED else [])
     cfg = compose("config", overrides=overrides, return_hydra_config=True)
-    cell = parse_cell(cfg, cfg.hydra.runtime.choices)
+    cell = parse_cell(plain(OmegaConf.masked_copy(cfg, SETTINGS)), cfg.hydra.runtime.choices)
     assert getattr(cell, group).name == name and len(cell.key) == 16
 
 

@@ -58,7 +58,7 @@ class Root:
 
 def parse(node: Any, schema: type, where: str) -> Any:
     """A config node -> an instance of the dataclass `schema`. Raises UserError for unknown fields, wrong types, values out of range."""
-    given = plain(node)
+    given = plain(node) if isinstance(node, DictConfig) else node
     known(given, schema, where)
     missing = [f.name for f in dataclasses.fields(schema) if given.get(f.name, "???") == "???"]
     if missing:
@@ -71,8 +71,8 @@ def parse(node: Any, schema: type, where: str) -> Any:
         raise UserError(f"{where}: {said}; correct it") from None
 
 
-def plain(node: Any) -> dict[str, Any]:
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)  # type: ignore[return-value]
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
 
 
 def known(given: Mapping[str, Any], schema: type, where: str) -> None:
@@ -84,27 +84,33 @@ def known(given: Mapping[str, Any], schema: type, where: str) -> None:
         raise UserError(f"{where} has no setting '{name}'; {hint}")
 
 
-def parse_cell(cfg: DictConfig, choices: Mapping[str, Any]) -> Cell:
-    scoped = plain(cfg.scoped)
+def parse_cell(settings: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
+    """settings: SETTINGS, those of each group's option by the group's name."""
+    scoped = settings["scoped"]
     for group, registry in GROUPS.items():
         for name in registry.keys() & scoped.keys():  # also of options that are not chosen here
             known(scoped[name], registry[name], f"{group}={name}")
     parsed: dict[str, Choice] = {}
     for group, registry in GROUPS.items():
         name = choices[group]
-        node = plain(cfg[group]) | (scoped.get(name) or {})
-        parsed[group] = Choice(name, parse(node, registry[name], f"{group}={name}"))
+        given = {**settings[group], **(scoped.get(name) or {})}
+        parsed[group] = chosen(group, name, repr(given), registry[name], given)
     if isinstance(parsed["weights"].value, Trained):
         training = trained_by(parsed["weights"].value.training, scoped, parsed)
         parsed["weights"] = replace(parsed["weights"], value=training)
-    root = parse({k: cfg[k] for k in ("seed", "dtype", "target")}, Root, "the configuration")
+    root = parse({key: settings[key] for key in ("seed", "dtype", "target")}, Root, "the configuration")
     spec = EXPERIMENTS[choices["experiment"]]
     return Cell(**parsed, spec=spec, seed=root.seed, dtype=spec.dtype or root.dtype, target=root.target)
 
 
-def with_seed(cell: Cell, seed: Any) -> Cell:
-    root = parse({"seed": seed, "dtype": cell.dtype, "target": cell.target}, Root, "the configuration")
-    return replace(cell, seed=root.seed)
+_CHOSEN: dict[tuple[str, str, str], Choice] = {}  # a figure has hundreds of cells and few different options
+
+
+def chosen(group: str, name: str, text: str, schema: type, given: Mapping[str, Any]) -> Choice:
+    key = (group, name, text)
+    if key not in _CHOSEN:
+        _CHOSEN[key] = Choice(name, parse(given, schema, f"{group}={name}"))
+    return _CHOSEN[key]
 
 
 # ---- weights=trained -------------------------------------------------------------------------------------------------
@@ -128,8 +134,8 @@ def trained_by(training: Mapping[str, Any], scoped: Mapping[str, Any], parsed: M
     place = {k: v for k, v in (scoped.get(name) or {}).items() if k not in which}
     data = place | dict(inner.get(name, {}))
     settings = {"train": dict(inner.get("train", {})) | outer, name: data}
-    cfg, choices = composed({"experiment": "train", "data": name, "scoped": settings})
-    cell, model, own = parse_cell(cfg, choices), parsed["model"], parsed["data"]
+    cell = parse_cell(*composed({"experiment": "train", "data": name, "scoped": settings}))
+    model, own = parsed["model"], parsed["data"]
     if hasattr(model.value, "batch_norm"):
         model = replace(model, value=replace(model.value, batch_norm=True))
     if name == own.name:
@@ -155,26 +161,35 @@ def said(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
 # ---- composition -----------------------------------------------------------------------------------------------------
 
 
-def composed(settings: Mapping[str, Any], others: Sequence[str] = ()) -> tuple[DictConfig, Mapping[str, Any]]:
-    """The configuration with these settings (a choice for a group, or a value, a string being read as on the command line)
-    and other overrides, and the choices made. Hydra composes each set of choices once (60 ms); the rest is put into a copy.
+def composed(settings: Mapping[str, Any], others: Sequence[str] = ()) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """All settings of a cell where these are set (a choice for a group, or a value by its dotted key, text being read as on
+    the command line) under other overrides, and the choices made. Hydra composes each set of choices once (60 ms).
+
+    Raises UserError for a key that leads nowhere.
     """
-    choices = [f"{key}={value}" for key, value in settings.items() if key in GROUPS]
-    cfg, chosen = _composed((*choices, *others))
+    choices = tuple(f"{key}={value}" for key, value in settings.items() if key in GROUPS)
+    cfg, made = _composed((*choices, *others))
     cfg = copy.deepcopy(cfg)
     for key, value in settings.items():
         if key not in GROUPS:
-            OmegaConf.update(cfg, key, read(value) if isinstance(value, str) else value, force_add=key == "scoped")
-    return cfg, chosen
+            *above, last = key.split(".")
+            node = cfg
+            for part in above:
+                node = node.get(part)
+                if not isinstance(node, dict):
+                    raise UserError(f"there is no setting '{key}'; see python -m pipeline --cfg job for those there are")
+            node[last] = read(value) if isinstance(value, str) else value
+    return cfg, made
 
 
 @cache
 def read(text: str) -> Any:
     """A value as Hydra reads it after `key=`."""
-    return OverridesParser.create().parse_override(f"key={text}").value()
+    value = OverridesParser.create().parse_override(f"key={text}").value()
+    return OmegaConf.to_container(OmegaConf.create({"value": value}), resolve=True)["value"]  # type: ignore[index,call-overload]
 
 
 @cache
-def _composed(overrides: tuple[str, ...]) -> tuple[DictConfig, Mapping[str, Any]]:
+def _composed(overrides: tuple[str, ...]) -> tuple[dict[str, Any], Mapping[str, Any]]:
     cfg = compose("config", overrides=list(overrides), return_hydra_config=True)
-    return OmegaConf.masked_copy(cfg, SETTINGS), dict(cfg.hydra.runtime.choices)
+    return plain(OmegaConf.masked_copy(cfg, SETTINGS)), dict(cfg.hydra.runtime.choices)

@@ -6,16 +6,16 @@ and what the user says are laid over each other here.
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.errors import UserError
 from pipeline.run.cell import Cell
-from pipeline.run.parsing import GROUPS, All, composed, parse_cell, with_seed
+from pipeline.run.parsing import GROUPS, SETTINGS, All, composed, parse_cell, plain
 
 ELSEWHERE = ("figure", "profile", "run", "hydra")  # what the user sets that is of no cell
 
@@ -111,13 +111,13 @@ def figure_cells(sweeps: Sweeps, profile: str, user: User) -> dict[str, list[Cel
         own = {key: value for key, value in sweep.items() if key not in ("with", "keeps")}
         for lent, figure in itertools.product(points(sweep.get("with") or {}), points(own)):
             settings = layered(choices, lent, figure, mine.settings)
-            seed = settings.pop("seed", None)  # a plain number: no need to parse anew for each
+            seed = settings.pop("seed") if isinstance(settings.get("seed"), int) else None  # no need to parse anew
             key = repr((settings, mine.others))
             if key not in parsed:
                 parsed[key] = parse_cell(*composed(settings, (f"profile={profile}", *mine.others)))
                 if isinstance(parsed[key].rule.value, All):
                     raise UserError("a figure says itself which rules it draws; leave rule=all out")
-            cell = with_seed(parsed[key], seed) if seed is not None else parsed[key]
+            cell = parsed[key] if seed is None else replace(parsed[key], seed=seed)
             cells[cell.key] = cell
         found[name] = list(cells.values())
     return found
@@ -125,7 +125,7 @@ def figure_cells(sweeps: Sweeps, profile: str, user: User) -> dict[str, list[Cel
 
 def rules_of(cfg: DictConfig, choices: Mapping[str, Any], user: Sequence[str]) -> list[Cell]:
     """The cell that is configured, or with rule=all one for each of its rules."""
-    cell = parse_cell(cfg, choices)
+    cell = parse_cell(plain(OmegaConf.masked_copy(cfg, SETTINGS)), choices)
     if not isinstance(cell.rule.value, All):
         return [cell]
     others = tuple(o for o in user if not o.startswith(("rule=", "rule.")))
