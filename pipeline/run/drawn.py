@@ -16,7 +16,12 @@ from pipeline.run.runner import run_cells
 
 
 def draw_figure(
-    figure: str, sweeps: Mapping[str, Sequence[Cell]], profile: str, context: Context, name: str = "", force: bool = False
+    figure: str,
+    sweeps: Mapping[str, Sequence[Cell]],
+    profile: str,
+    context: Context,
+    name: str = "",
+    force: bool = False,
 ) -> Path:
     """Compute what is missing, read the tables (and the maps, if the figure draws them), draw; path of the figure's pdf.
 
@@ -42,7 +47,10 @@ def draw_figure(
     if there and not force and record.read_text() == digest(drawn_from):
         return pdf
     tables = {
-        sweep: pd.concat([store.read(cell).assign(**about) for cell, about in zip(cells, named[sweep], strict=True)], ignore_index=True)
+        sweep: pd.concat(
+            [store.read(cell).assign(**about) for cell, about in zip(cells, named[sweep], strict=True)],
+            ignore_index=True,
+        )
         for sweep, cells in sweeps.items()
     }
     maps = {
@@ -66,7 +74,9 @@ def drawing_code() -> str:
     here = Path(__file__).parents[1]
     files = [file for folder in ("figures", "measures") for file in sorted((here / folder).glob("*.py"))]
     libraries = ("matplotlib", "seaborn", "pandas", "numpy", "diptest")
-    return digest({"files": [file_hash(file) for file in files], "versions": [metadata.version(name) for name in libraries]})
+    return digest(
+        {"files": [file_hash(file) for file in files], "versions": [metadata.version(name) for name in libraries]}
+    )
 
 
 def facts(cell: Cell) -> dict[str, Any]:

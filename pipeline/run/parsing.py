@@ -94,6 +94,8 @@ def parse_cell(settings: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
     for group, registry in GROUPS.items():
         name = choices[group]
         given = {**settings[group], **(scoped.get(name) or {})}
+        if isinstance(given.get("training"), str) and given["training"] != "???" and group == "weights":
+            raise UserError(f"{TRAINING}, and not the text '{given['training']}'")
         parsed[group] = chosen(group, name, repr(given), registry[name], given)
     if isinstance(parsed["weights"].value, Trained):
         training = trained_by(parsed["weights"].value.training, scoped, parsed)
@@ -129,7 +131,9 @@ def trained_by(training: Mapping[str, Any], scoped: Mapping[str, Any], parsed: M
             raise UserError(f"{TRAINING}, and not '{key}: {settings}'; it takes data, {name} and train")
     outer = dict(scoped.get("train") or {})
     if "seed" in outer and "seed" in inner.get("train", {}):
-        raise UserError("train.seed is given twice, also in weights.training, which names one network by it; change it there")
+        raise UserError(
+            "train.seed is given twice, also in weights.training, which names one network by it; change it there"
+        )
     which = {f.name for f in dataclasses.fields(Selection)}  # images: the training takes all
     place = {k: v for k, v in (scoped.get(name) or {}).items() if k not in which}
     data = place | dict(inner.get(name, {}))
@@ -177,7 +181,9 @@ def composed(settings: Mapping[str, Any], others: Sequence[str] = ()) -> tuple[d
             for part in above:
                 node = node.get(part)
                 if not isinstance(node, dict):
-                    raise UserError(f"there is no setting '{key}'; see python -m pipeline --cfg job for those there are")
+                    raise UserError(
+                        f"there is no setting '{key}'; see python -m pipeline --cfg job for those there are"
+                    )
             node[last] = read(value) if isinstance(value, str) else value
     return cfg, made
 

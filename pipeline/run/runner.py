@@ -76,7 +76,7 @@ def with_file(cell: Cell, context: Context) -> Cell:
     if not isinstance(weights, TrainedBy):
         return cell
     file = context.store.folder(weights.cell) / "model.safetensors"
-    return replace(cell, weights=replace(cell.weights, value=replace(weights, file=file)))
+    return replace(cell, weights=replace(cell.weights, value=replace(weights, path=file)))
 
 
 def current(cell: Cell, context: Context) -> bool:

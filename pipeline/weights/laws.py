@@ -78,7 +78,9 @@ class Law:
 def drawing_law(weights: object, experiment: str) -> Law:
     """The weights, if a law draws them. Raises UserError else."""
     if not isinstance(weights, Law) or not weights.DRAWS:
-        raise UserError(f"experiment={experiment} draws from a law; choose weights=gaussian, ring, uniform or another one")
+        raise UserError(
+            f"experiment={experiment} draws from a law; choose weights=gaussian, ring, uniform or another one"
+        )
     return weights
 
 
