@@ -1,8 +1,5 @@
 """Fig. 1: the geometry of Theorem 1, eight neurons in the plane."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-# (pandas types every selection as a frame or a series)
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,8 +1,5 @@
 """Fig. 2: (a) alignment against the number N of layers under the rule, in total and by frequency band; (b) cosines and (c) norms of the weights."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-# (pandas types every selection as a frame or a series)
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Fig. 3: left, the three laws of random weights in two dimensions; right, maps under them; below, how much of the image's colour they return."""
 
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-
 from collections.abc import Mapping
 
 import numpy as np

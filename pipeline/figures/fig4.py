@@ -1,8 +1,5 @@
 """Fig. 4: (a) cascade substitution under laws of random weights, (b) each law against the Gaussian, (c) what float32 makes of unscaled uniform weights."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false, reportIndexIssue=false, reportOperatorIssue=false
-# (pandas types every selection as a frame or a series)
-
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,10 +16,10 @@ RULES = ("gbp", "rectgrad", "lrp", "activation")
 LAWS = ("gaussian", "ring", "heavy_tailed", "uniform", "anisotropic", "uniform01")
 NAIVE = "uniform_literal naive"  # the cosine of float32 as it is usually written
 ROWS = {
-    law: style.LAW_LABELS[law] for law in ("ring", "heavy_tailed", "uniform", "uniform_literal")
+    law: style.LAWS[law].label for law in ("ring", "heavy_tailed", "uniform", "uniform_literal")
 }  # of (b), from the top
 ROWS |= {NAIVE: "uniform, unscaled,\nnaive cosine"} | {
-    law: style.LAW_LABELS[law] for law in ("anisotropic", "uniform01")
+    law: style.LAWS[law].label for law in ("anisotropic", "uniform01")
 }
 DASHED = (0, (2, 1.5))
 COLUMNS = ["panel", "rule", "law", "n", "name", "y", "low", "high"]

@@ -1,8 +1,6 @@
 """Fig. 5: maps of a trained network whose top layers are drawn anew or whose weights are removed; alignment by depth, the control of equal
 density, and the readings of the paper's sentence on removal."""
 
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-
 from collections.abc import Mapping
 from typing import Any
 

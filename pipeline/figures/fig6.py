@@ -1,8 +1,5 @@
 """Fig. 6: maps from the largest and the smallest activations of each layer: (a, b) their alignment, (c) the gap, (d, e) how like the map from all they are."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false, reportIndexIssue=false
-# (pandas types every selection as a frame or a series)
-
 from collections.abc import Mapping
 
 import pandas as pd

@@ -1,8 +1,5 @@
 """The theory in numbers: Theorem 1 (a, b), Theorem 2 (c to e), condition (13) (f), and the competing theory of rank one (g)."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false, reportUnhashable=false
-# (pandas types every selection as a frame or a series)
-
 from collections.abc import Mapping
 
 import numpy as np
@@ -25,7 +22,7 @@ SERIES = {  # rule as swept -> its key in the style, a mark, filled
     "lrp dropped": ("lrp", "v", False),
 }
 LABELS = {
-    **style.LABELS, "lrp split": r"LRP, layer 1 split", "lrp plus": r"LRP, layer 1 $W^+$", "lrp kept": r"LRP, $\gamma$ kept", "lrp dropped": r"LRP, $\gamma$ dropped",
+    **{rule: look.label for rule, look in style.RULES.items()}, "lrp split": r"LRP, layer 1 split", "lrp plus": r"LRP, layer 1 $W^+$", "lrp kept": r"LRP, $\gamma$ kept", "lrp dropped": r"LRP, $\gamma$ dropped",
 }  # fmt: skip
 LAWS = ("gaussian", "ring", "uniform", "uniform01", "anisotropic")
 SHIFTED = ("gbp", "rectgrad", "lrp kept", "lrp dropped")
