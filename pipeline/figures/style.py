@@ -1,7 +1,7 @@
-"""One look for all figures: an IEEE page's widths, a Look for each rule, law and state; curves, legends and captions."""
+"""One look for all figures: an IEEE page's widths, a Look per rule, law and state; curves, legends and captions."""
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,13 +117,19 @@ def use_style() -> None:
 # ---- looks -----------------------------------------------------------------------------------------------------------
 
 
-def looks(names: Iterable[str], known: dict[str, Look] = RULES) -> dict[str, Look]:
-    """The different names with their looks: first the known ones in the order of `known`, then the others in their own,
-    each with its name and a grey look that the one before it has not."""
+def ordered(names: Iterable[Any], known: Iterable[str] = RULES) -> list[str]:
+    """The different names: first the known ones in their order, then the others in the order given."""
     given = list(dict.fromkeys(map(str, names)))
-    strange = [name for name in given if name not in known]
-    found = {name: look for name, look in known.items() if name in given}
-    return found | {name: Look(*OTHERS[i % len(OTHERS)], label=name) for i, name in enumerate(strange)}
+    first = [name for name in known if name in given]
+    return first + [name for name in given if name not in first]
+
+
+def looks(names: Iterable[Any], known: Mapping[str, Look] = RULES) -> dict[str, Look]:
+    """The names in their order (ordered) with their looks; those not known go by their names, in different greys."""
+    found = ordered(names, known)
+    strange = [name for name in found if name not in known]
+    greys = {name: Look(*OTHERS[i % len(OTHERS)], label=name) for i, name in enumerate(strange)}
+    return {name: known.get(name) or greys[name] for name in found}
 
 
 def rule_look(rule: str) -> Look:
@@ -149,7 +155,7 @@ def drawn(look: Look) -> dict[str, Any]:
 
 def curve(ax: Axes, at: Any, points: pd.DataFrame, look: Look, band: float = 0, bars: str = "", **more: Any) -> None:
     """One series: points' y over `at` (a column, or places). band: opacity of the band from low to high; bars: the axis
-    ("x", "y") along which values and error bars lie. A single point has a bar in place of a band. more: for matplotlib."""
+    ("x", "y") along which values and error bars lie. A single point has a bar for a band. more: for matplotlib."""
     given = drawn(look) | more
     if band and len(points) == 1:
         bars = "y"
@@ -185,12 +191,12 @@ def images_text(table: pd.DataFrame) -> str:
     return f"{table['image'].nunique()} images of {table['data'].iloc[0]}"
 
 
-def seeds_text(table: pd.DataFrame) -> str:
-    """The seeds of the weights; nothing where no seed draws them."""
+def seeds_text(table: pd.DataFrame, before: str) -> str:
+    """Behind `before`, the seeds of the weights; nothing where no seed draws them."""
     seeds = sorted(table["seed"].unique())
     if len(seeds) > 1:
-        return f"seeds {seeds[0]}-{seeds[-1]} (n = {len(seeds)})"
-    return "" if table["weights"].iloc[0] in FIXED else f"seed {seeds[0]}"
+        return f"{before}seeds {seeds[0]}-{seeds[-1]} (n = {len(seeds)})"
+    return "" if table["weights"].iloc[0] in FIXED else f"{before}seed {seeds[0]}"
 
 
 def weights_text(table: pd.DataFrame) -> str:
@@ -204,7 +210,14 @@ def weights_text(table: pd.DataFrame) -> str:
 
 def state_text(table: pd.DataFrame) -> str:
     """Which network: model, weights and, where one draws them, their seed."""
-    return f"{table['model'].iloc[0]}, weights {weights_text(table)} {seeds_text(table)}".rstrip()
+    return f"{table['model'].iloc[0]}, weights {weights_text(table)}{seeds_text(table, ' ')}"
+
+
+def several_maps(cells: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why a figure of one map per image can't show these cells; None if it can."""
+    if any(cell["rule"] == "activation" for cell in cells):
+        return "this figure shows one map per image, and rule=activation gives one for each layer; choose another rule"
+    return None
 
 
 # ---- pages -----------------------------------------------------------------------------------------------------------
@@ -216,7 +229,7 @@ def panel_title(ax: Axes, letter: str, text: str, pad: float = 4) -> None:
 
 
 def labels_at_right(ax: Axes, values: dict[str, float], colour: str, gap: float = 0.043) -> None:
-    """Texts at the right end of horizontal lines, moved apart where they would overlap; gap: least share of the axis."""
+    """Texts at the right end of horizontal lines, moved apart where they overlap; gap: least share of the axis."""
     low, high = ax.get_ylim()
     at = -1.0
     share = {"xycoords": "axes fraction", "textcoords": "axes fraction"}
