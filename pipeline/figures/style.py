@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -130,6 +131,15 @@ def looks(names: Iterable[Any], known: Mapping[str, Look] = RULES) -> dict[str, 
     strange = [name for name in found if name not in known]
     greys = {name: Look(*OTHERS[i % len(OTHERS)], label=name) for i, name in enumerate(strange)}
     return {name: known.get(name) or greys[name] for name in found}
+
+
+def by_colour(series: Mapping[str, Look]) -> dict[str, Look]:
+    """The same series told apart by colour alone: relatives of a rule in lighter tones of its colour."""
+    found: dict[str, Look] = {}
+    for name, look in series.items():
+        shade = 0.55 ** [series[other].colour for other in found].count(look.colour)
+        found[name] = replace(look, colour=to_hex([1 - shade * (1 - c) for c in to_rgb(look.colour)], keep_alpha=False))
+    return found
 
 
 def rule_look(rule: str) -> Look:
