@@ -32,9 +32,8 @@ APART = "; their safe cosine (rescaled, accumulated in float64) is within {:.0e}
 def refuse(sweeps: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
     """It shows differences from the Gaussian, and what the naive float32 cosine makes of unscaled uniform weights."""
     unscaled = [cell for sweep in ("literal", "overflow") for cell in sweeps[sweep]]
-    if "gaussian" not in {cell["weights"] for cell in sweeps["laws"]} or {c["weights"] for c in unscaled} != {
-        "uniform"
-    }:
+    laws = {cell["weights"] for cell in sweeps["laws"]}
+    if "gaussian" not in laws or any(cell["weights"] != "uniform" for cell in unscaled):
         return "Fig. 4 compares laws with the Gaussian and says itself which weights it takes; leave weights=... out"
     if not all(cell.get("experiment.naive", True) for cell in unscaled):
         return "Fig. 4 shows the naive cosine beside the safe one; leave experiment.naive=false out"
