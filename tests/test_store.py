@@ -40,7 +40,7 @@ def test_a_damaged_cell_counts_as_not_there(cell, damage):
 
 SLOW = """
 import time, sys
-from pipeline import walk
+from pipeline.engine import walk
 plain = walk.cascade
 def slow(*args, **kwargs):
     time.sleep(0.25)
@@ -63,7 +63,8 @@ def test_a_killed_run_goes_on_inside_its_cell(tmp_path, cell):
         env={**os.environ, "PYTHONPATH": os.getcwd()},
     )
     deadline = time.time() + 120
-    while not list(out.glob("results/cascade/.work/*/part-00000.parquet")) and time.time() < deadline:
+    first_part = "results/cascade/.work/*/part-00000.parquet"
+    while not list(out.glob(first_part)) and process.poll() is None and time.time() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
