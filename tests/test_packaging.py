@@ -1,4 +1,4 @@
-"""What is said twice about the package agrees: pyproject.toml, the oldest torch, the conda environment, citation, CI."""
+"""What is said twice about the package agrees: pyproject.toml, the oldest torch, conda, the citation and CI."""
 
 import re
 import tomllib
