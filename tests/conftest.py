@@ -1,5 +1,8 @@
 import os
 import sys
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch; also for the processes that tests start
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +70,3 @@ def real_data() -> Path:
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Threads cost more than they give on maps of a few pixels."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

@@ -84,7 +84,8 @@ def test_a_killed_run_goes_on_inside_its_cell(tmp_path, cell):
         env={**os.environ, "PYTHONPATH": os.getcwd()},
     )
     deadline = time.time() + 120
-    while not list(out.glob("results/cascade/.work/*/part-00000.parquet")) and time.time() < deadline:
+    first_part = "results/cascade/.work/*/part-00000.parquet"
+    while not list(out.glob(first_part)) and process.poll() is None and time.time() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
