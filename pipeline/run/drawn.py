@@ -32,11 +32,11 @@ def draw_figure(
     pdf, record = folder / f"{name or figure}.pdf", folder / f".{name or figure}.json"
     named = {sweep: [facts(cell) for cell in cells] for sweep, cells in sweeps.items()}
     cells = [cell for of_sweep in sweeps.values() for cell in of_sweep]
-    from pipeline.figures import FIGURES, draws_maps, save  # seaborn is slow to import, and only figures need it
+    from pipeline.figures import FIGURES, draws_maps, refusal, save  # seaborn is slow to import, and only figures need it
 
     module = FIGURES[figure]
-    if complaint := getattr(module, "refuse", lambda sweeps: None)(named):
-        raise UserError(f"figure={figure} {complaint}")
+    if complaint := refusal(module, named):
+        raise UserError(complaint)
     run_cells(cells, context, force)
     drawn_from = {
         "code": drawing_code(),
