@@ -1,7 +1,7 @@
 """The command line: Hydra composes, run/ makes typed cells of it, this module dispatches.
 
-Every complaint ends as one sentence on stderr and a non-zero exit; stdout carries the paths of what was made. What takes
-long to import is imported when there is something to compute.
+Every complaint ends as one sentence on stderr and a non-zero exit; stdout carries the paths of what was made. What
+takes long to import is imported when there is something to compute.
 """
 
 import os
@@ -144,8 +144,8 @@ def options_of(group: str) -> list[str]:
 
 
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
-    """The command line as Hydra takes it: rectgrad.quantile=0.8 concerns that option alone, wherever it is used, and goes to
-    `scoped`; a figure has the profile demo unless another one is named."""
+    """The command line as Hydra takes it: rectgrad.quantile=0.8 concerns that option alone, wherever it is used, and
+    goes to `scoped`; a figure has the profile demo unless another one is named."""
     names = "|".join(name for group in GROUPS for name in options_of(group))
     found = [re.sub(rf"^({names})\.([\w.]+=.*)$", r"+scoped.\1.\2", argument) for argument in arguments]
     given = {argument.split("=", 1)[0] for argument in arguments}

@@ -20,6 +20,7 @@ class Options:
 
 
 def run(weights: Any, seed: int, options: Options) -> list[Result]:
-    """A row per neuron, drawn by the weights' law as one layer of two inputs: COLUMNS. Raises UserError where no law draws."""
+    """A row per neuron, drawn by the weights' law as one layer of two inputs: COLUMNS. Raises UserError where no law
+    draws."""
     w = drawing_law(weights, "directions").draw(torch.Size((options.neurons, 2)), seed, 1)
     return [Result(pd.DataFrame({"neuron": range(len(w)), "w0": w[:, 0].tolist(), "w1": w[:, 1].tolist()}))]

@@ -1,4 +1,5 @@
-"""Theorem 1: a random hidden layer gives x back under a negative filtering rule. How well, against the number K of neurons, and for which weights."""
+"""Theorem 1: a random hidden layer gives x back under a negative filtering rule. How well, against the number K of
+neurons, and for which weights."""
 
 import math
 from collections.abc import Sequence
@@ -52,9 +53,9 @@ class Options:
 
 
 def run(images: Images, rules: Sequence[Rule], weights: Any, options: Options) -> list[Result]:
-    """One table per rule, a row per image, input, d, K and draw of the hidden weights, by the law `weights`: COLUMNS. target is
-    -1; predicted: 1 - alignment of GBP under Gaussian weights; slope: of log tan^2 of the angle, mean over draws, against log K
-    (-1 is the rate 1/K).
+    """One table per rule, a row per image, input, d, K and draw of the hidden weights, by the law `weights`: COLUMNS.
+    target is -1; predicted: 1 - alignment of GBP under Gaussian weights; slope: of log tan^2 of the angle, mean over
+    draws, against log K (-1 is the rate 1/K).
 
     The readout is Gaussian, of its own stream, for every law: all that the theorem asks of r is not to depend on W.
     Raises UserError for weights that no law draws.
@@ -97,8 +98,9 @@ def aligned(network: Network, x: Tensor, rules: Sequence[Rule]) -> list[Tensor]:
 
 
 def predicted_gap(dim: int, neurons: int) -> float:
-    """1 - alignment of GBP under Gaussian weights, for large K: R = sum_i r_i+ M_i w_i has the mean K/(2 pi) along x and the variance K/4 in
-    each of the d - 1 directions across, so the squared tangent of its angle is pi^2 (d - 1) / K."""
+    """1 - alignment of GBP under Gaussian weights, for large K: R = sum_i r_i+ M_i w_i has the mean K/(2 pi) along x
+    and the variance K/4 in each of the d - 1 directions across, so the squared tangent of its angle is pi^2 (d - 1)
+    / K."""
     return 1 - 1 / math.sqrt(1 + math.pi**2 * (dim - 1) / neurons)
 
 
@@ -116,7 +118,7 @@ def slope(means: pd.DataFrame) -> float:
     return float(np.polyfit(np.log(used["neurons"]), np.log(used["tangent"]), 1)[0]) if len(used) > 1 else float("nan")
 
 
-# ---- inputs: image (3, H, W), its name, side -> x (3 side^2,) float64 --------------------------------------------------
+# ---- inputs: image (3, H, W), its name, side -> x (3 side^2,) float64 --------------------------------------------
 
 
 def patch(image: Tensor, name: str, side: int) -> Tensor:

@@ -20,9 +20,9 @@ class Options:
 
 
 def run(network: Network, options: Options) -> list[Result]:
-    """A row per conv or linear layer: COLUMNS. layer: its number; unit: the l it belongs to; neurons, dim: n and d of its
-    filters; cosine_*: over pairs i < j; norm_*: over neurons; zero_norms: neurons left out; isotropy, participation: see
-    measures/weights.py."""
+    """A row per conv or linear layer: COLUMNS. layer: its number; unit: the l it belongs to; neurons, dim: n and d
+    of its filters; cosine_*: over pairs i < j; norm_*: over neurons; zero_norms: neurons left out; isotropy,
+    participation: see measures/weights.py."""
     rows = [
         {"layer": number, "name": name, "unit": op.unit, **layer_stats(op.module.weight.detach().flatten(1))}
         for number, (name, op) in enumerate(zip(network.names, network.layers, strict=True), start=1)

@@ -1,4 +1,5 @@
-"""Networks by name. To add one: write a frozen dataclass on Model, enter it in MODELS at the foot, add conf/model/<name>.yaml."""
+"""Networks by name. To add one: write a frozen dataclass on Model, enter it in MODELS at the foot, add
+conf/model/<name>.yaml."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,10 +17,8 @@ from pipeline.networks.cifar import ResNet18CifarModule, Vgg16CifarModule
 from pipeline.networks.efficientnet import EfficientNetLite0Module, packaged_state, without_underscores
 from pipeline.networks.weight_files import download, read_checkpoint
 
-OWN_INPUTS = (
-    "googlenet",
-    "inception_v3",
-)  # pretrained, they turn ImageNet's normalisation into (pixel - .5) / .5 themselves: done to the images here
+# Pretrained, they turn ImageNet's normalisation into (pixel - .5) / .5 themselves, which is done to the images here.
+OWN_INPUTS = ("googlenet", "inception_v3")
 CIFAR10_CATEGORIES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -28,7 +27,8 @@ def _torchvision_builder(name: str):
         return torchvision.models.get_model_builder(name)
     except ValueError:
         raise UserError(
-            f"torchvision has no model '{name}'; set model.name to one of torchvision.models.list_models(torchvision.models)"
+            f"torchvision has no model '{name}'; set model.name to one of "
+            "torchvision.models.list_models(torchvision.models)"
         ) from None
 
 
@@ -57,7 +57,8 @@ class Model(ABC):
     def pretrained_state(self, enum: str, path: str | None) -> dict[str, Tensor]:
         """The model's own trained weights, or what the file `path` holds of them. Raises UserError if it has none."""
         raise UserError(
-            "weights=pretrained are torchvision's, or EfficientNet-Lite0's; choose model=efficientnet_lite0, a torchvision "
+            "weights=pretrained are torchvision's, or EfficientNet-Lite0's; choose model=efficientnet_lite0, a "
+            "torchvision "
             "model such as model=vgg16, or weights=checkpoint"
         )
 
@@ -79,11 +80,13 @@ class Torchvision(Model):
         return torchvision.models.get_model_weights(self.name)
 
     def preprocessing(self, enum: str = "DEFAULT") -> Preprocessing:
-        """The transform that torchvision's weights `enum` of this model were trained for. Raises UserError if they are not a classifier's."""
+        """The transform that torchvision's weights `enum` of this model were trained for. Raises UserError if they
+        are not a classifier's."""
         preset = self.member(enum).transforms()
         if not hasattr(preset, "crop_size"):
             raise UserError(
-                f"{self.name} is no image classifier; set model.name to one of torchvision.models.list_models(torchvision.models)"
+                f"{self.name} is no image classifier; set model.name to one of "
+                "torchvision.models.list_models(torchvision.models)"
             )
         half = (0.5,) * 3
         mean, std = (half, half) if self.name in OWN_INPUTS else (tuple(preset.mean), tuple(preset.std))
@@ -112,7 +115,8 @@ class Torchvision(Model):
 
 @dataclass(frozen=True)
 class EfficientNetLite0(Model):
-    """EfficientNet-Lite0 for ImageNet, whose trained weights a package ships: nothing is downloaded. Input (B, 3, 224, 224)."""
+    """EfficientNet-Lite0 for ImageNet, whose trained weights a package ships: nothing is downloaded. Input (B, 3,
+    224, 224)."""
 
     units: list[str]
 
@@ -173,9 +177,8 @@ class ResNet18Cifar(Model):
     batch_norm: bool
 
     def __post_init__(self):
-        if (
-            self.width < 8
-        ):  # PyTorch's backward pass of a strided 1 x 1 convolution of fewer channels corrupts memory (channels last, CPU)
+        # PyTorch's backward pass of a strided 1 x 1 convolution of fewer channels corrupts memory (channels last, CPU)
+        if self.width < 8:
             raise ValueError(f"width must be at least 8, not {self.width}")
 
     def build(self) -> nn.Module:
@@ -190,7 +193,8 @@ class ResNet18Cifar(Model):
 
 @dataclass(frozen=True)
 class Own(Model):
-    """The user's own network: `call` is `package.module:function`, a callable without arguments that returns an nn.Module."""
+    """The user's own network: `call` is `package.module:function`, a callable without arguments that returns an
+    nn.Module."""
 
     call: str
     resize: int

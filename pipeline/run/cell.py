@@ -1,4 +1,5 @@
-"""A cell is what determines one table: an experiment, and of model, weights, rule, data, seed, precision and target what it asks for."""
+"""A cell is what determines one table: an experiment, and of model, weights, rule, data, seed, precision and target
+what it asks for."""
 
 import hashlib
 import json
@@ -63,7 +64,8 @@ class Cell:
 
     @cached_property
     def shared_key(self) -> str:
-        """Cells that differ in their rule alone (and in their options, where the experiment is `asked`) share their work."""
+        """Cells that differ in their rule alone (and in their options, where the experiment is `asked`) share their
+        work."""
         apart = {"rule", "options"} if "asked" in self.spec.needs else {"rule"}
         return digest({k: v for k, v in self.identity.items() if k not in apart})
 

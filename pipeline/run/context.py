@@ -1,4 +1,5 @@
-"""What the cells of one command share: where and how they are computed, and what is looked at or built once for all of them."""
+"""What the cells of one command share: where and how they are computed, and what is looked at or built once for all
+of them."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -20,8 +21,8 @@ CALIBRATION = 64  # images on which weights=... batchnorm: calibrated looks
 
 @dataclass(frozen=True)
 class Run:
-    """How to compute, which changes no result: device (auto, cpu, cuda, cuda:1), images per batch (null: by size), processes
-    that load images, the output folder, and whether finished cells are computed again."""
+    """How to compute, which changes no result: device (auto, cpu, cuda, cuda:1), images per batch (null: by size),
+    processes that load images, the output folder, and whether finished cells are computed again."""
 
     device: str
     batch_size: int | None
@@ -37,7 +38,8 @@ class Run:
 
 
 def device_of(name: str) -> torch.device:
-    """auto: a GPU if there is one. Raises UserError for a device that is not there. TF32 is off: float32 means float32."""
+    """auto: a GPU if there is one. Raises UserError for a device that is not there. TF32 is off: float32 means
+    float32."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -54,7 +56,8 @@ def device_of(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Context:
-    """One command's settings, store and device, with what its cells have in common. A file is hashed again when it changes."""
+    """One command's settings, store and device, with what its cells have in common. A file is hashed again when it
+    changes."""
 
     run: Run
     store: Store

@@ -23,16 +23,22 @@ def draw_figure(
     name: str = "",
     force: bool = False,
 ) -> Path:
-    """Compute what is missing, read the tables (and the maps, if the figure draws them), draw; path of the figure's pdf.
+    """Compute what is missing, read the tables (and the maps, if the figure draws them), draw; path of the figure's
+    pdf.
 
-    Its png and csv lie beside it. name: of its files, by default the figure's. What is drawn from the same tables by the
-    same code stays. Raises UserError, before any work, for cells that the figure can't draw.
+    Its png and csv lie beside it. name: of its files, by default the figure's. What is drawn from the same tables by
+    the same code stays. Raises UserError, before any work, for cells that the figure can't draw.
     """
     store, folder = context.store, context.store.root / "figures"
     pdf, record = folder / f"{name or figure}.pdf", folder / f".{name or figure}.json"
     named = {sweep: [facts(cell) for cell in cells] for sweep, cells in sweeps.items()}
     cells = [cell for of_sweep in sweeps.values() for cell in of_sweep]
-    from pipeline.figures import FIGURES, draws_maps, refusal, save  # seaborn is slow to import, and only figures need it
+    from pipeline.figures import (
+        FIGURES,
+        draws_maps,
+        refusal,
+        save,
+    )  # seaborn is slow to import, and only figures need it
 
     module = FIGURES[figure]
     if complaint := refusal(module, named):
@@ -80,7 +86,8 @@ def drawing_code() -> str:
 
 
 def facts(cell: Cell) -> dict[str, Any]:
-    """Which cell it is, named as on the command line: weights, seed, rule, rule.first_layer ... (`explained` is the setting target)"""
+    """Which cell it is, named as on the command line: weights, seed, rule, rule.first_layer ... (`explained` is the
+    setting target)"""
     found: dict[str, Any] = {}
     described = cell.describe()
     for group in ("experiment", "model", "weights", "rule", "data"):

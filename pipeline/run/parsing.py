@@ -29,7 +29,8 @@ from pipeline.weights.states import WEIGHTS, Trained, TrainedBy
 
 @dataclass(frozen=True)
 class All:
-    """rule=all: a table for each of the rules `names`, their work and one picture shared; figure=all: each of these figures."""
+    """rule=all: a table for each of the rules `names`, their work and one picture shared; figure=all: each of these
+    figures."""
 
     names: list[str]
 
@@ -57,7 +58,8 @@ class Root:
 
 
 def parse(node: Any, schema: type, where: str) -> Any:
-    """A config node -> an instance of the dataclass `schema`. Raises UserError for unknown fields, wrong types, values out of range."""
+    """A config node -> an instance of the dataclass `schema`. Raises UserError for unknown fields, wrong types,
+    values out of range."""
     given = plain(node) if isinstance(node, DictConfig) else node
     known(given, schema, where)
     missing = [f.name for f in dataclasses.fields(schema) if given.get(f.name, "???") == "???"]
@@ -119,9 +121,10 @@ def chosen(group: str, name: str, text: str, schema: type, given: Mapping[str, A
 
 
 def trained_by(training: Mapping[str, Any], scoped: Mapping[str, Any], parsed: Mapping[str, Choice]) -> TrainedBy:
-    """weights=trained with the cell that trains: of the same model, with BatchNorm if it has any, on all training images of
-    a data set; where that is the cell's own data set, it lies in the same place and is split in the same way. Settings such
-    as train.lr=0.05 on the command line (`scoped`) reach it. Raises UserError for what is no setting of a training.
+    """weights=trained with the cell that trains: of the same model, with BatchNorm if it has any, on all training
+    images of a data set; where that is the cell's own data set, it lies in the same place and is split in the same
+    way. Settings such as train.lr=0.05 on the command line (`scoped`) reach it. Raises UserError for what is no
+    setting of a training.
     """
     name, inner = training.get("data"), {k: v for k, v in training.items() if k != "data"}
     if name not in DATA:
@@ -166,8 +169,9 @@ def said(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def composed(settings: Mapping[str, Any], others: Sequence[str] = ()) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """All settings of a cell where these are set (a choice for a group, or a value by its dotted key, text being read as on
-    the command line) under other overrides, and the choices made. Hydra composes each set of choices once (60 ms).
+    """All settings of a cell where these are set (a choice for a group, or a value by its dotted key, text being read
+    as on the command line) under other overrides, and the choices made. Hydra composes each set of choices once (60
+    ms).
 
     Raises UserError for a key that leads nowhere.
     """

@@ -29,7 +29,8 @@ PART = 64  # images that are computed and stored together, whatever the batch si
 def run_cells(cells: Sequence[Cell], context: Context, force: bool = False) -> list[Path]:
     """Compute the cells that are not in the store, sharing the work of those alike; paths of all tables.
 
-    What can't be computed is refused before anything is. force: compute what is there again (not the networks that are trained for it).
+    What can't be computed is refused before anything is. force: compute what is there again (not the networks that
+    are trained for it).
     """
     cells = [with_file(cell, context) for cell in cells]
     todo = to_do(cells, context, force)
@@ -51,7 +52,7 @@ def run_cells(cells: Sequence[Cell], context: Context, force: bool = False) -> l
                 bar.set_description(group[0].title)
                 run_group(group, context, force, bar)
                 if i % 10 == 0:
-                    gc.collect()  # what is left of traced networks, which refer to themselves, would scatter over gigabytes
+                    gc.collect()  # left-overs of traced networks, which refer to themselves, scatter over gigabytes
     return [context.store.table_path(cell) for cell in cells]
 
 
@@ -97,7 +98,8 @@ def current(cell: Cell, context: Context) -> bool:
 
 @dataclass
 class Given:
-    """What an experiment can ask for by the names of its parameters; the network is built when it is first asked for."""
+    """What an experiment can ask for by the names of its parameters; the network is built when it is first asked
+    for."""
 
     cells: list[Cell]
     context: Context
@@ -107,7 +109,8 @@ class Given:
         return self.context.network(self.cells[0])
 
     def forget(self) -> None:
-        """Free the network's weights. It refers to itself, and hundreds would pile up until the garbage collector comes."""
+        """Free the network's weights. It refers to itself, and hundreds would pile up until the garbage collector
+        comes."""
         if network := self.__dict__.pop("network", None):
             for parameter in network.module.parameters():
                 parameter.data = parameter.new_empty(0)
@@ -193,7 +196,8 @@ def in_parts(given: Given, bar: tqdm) -> tuple[list[Result], list[str]]:
 
 
 def joined(parts: Sequence[Result]) -> Result:
-    """One result from those of the parts, tables and tensors in order; parts without rows (no image read, none chosen) add nothing."""
+    """One result from those of the parts, tables and tensors in order; parts without rows (no image read, none
+    chosen) add nothing."""
     parts = [part for part in parts if len(part.table)] or list(parts[:1])
     tensors = {
         name: {key: torch.cat([part.tensors[name][key] for part in parts]) for key in keys}

@@ -1,7 +1,8 @@
 """Tables on disk: written whole or not at all, read only if whole.
 
-results/<experiment>/<key>/{table.parquet, config.yaml, manifest.json[, *.safetensors]}. A cell under way keeps its finished
-parts in results/<experiment>/.work/<key>/. The manifest is written last and holds the checksums of the table and the tensors.
+results/<experiment>/<key>/{table.parquet, config.yaml, manifest.json[, *.safetensors]}. A cell under way keeps its
+finished parts in results/<experiment>/.work/<key>/. The manifest is written last and holds the checksums of the
+table and the tensors.
 """
 
 import contextlib
@@ -150,7 +151,8 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, cell: Cell, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Keep other processes from computing the same cells meanwhile; only saves work, so a file system without locks is fine."""
+        """Keep other processes from computing the same cells meanwhile; only saves work, so a file system without
+        locks is fine."""
         path = self.root / "results" / cell.experiment.name / ".locks" / cell.shared_key
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w") as file:

@@ -1,7 +1,7 @@
 """From a figure's sweeps to cells: layers of overrides, root < profile < figure < user, composed point by point.
 
-Root and profile are Hydra's: a profile is a global config. What the profile lends to a sweep (`with`), what the figure says
-and what the user says are laid over each other here.
+Root and profile are Hydra's: a profile is a global config. What the profile lends to a sweep (`with`), what the
+figure says and what the user says are laid over each other here.
 """
 
 import itertools
@@ -22,12 +22,12 @@ ELSEWHERE = ("figure", "profile", "run", "hydra")  # what the user sets that is 
 
 @dataclass(frozen=True)
 class Profile:
-    """How large a figure is. trained: the overrides that select really trained weights; base: the same as `weights.base`;
-    seeds: of the random weights (law_seeds: where laws are compared, depth_seeds: where layers are changed, theory_seeds);
-    depths: numbers of top layers that are changed; removal_inputs: share of a linear layer's inputs that removal keeps;
-    pictures: overrides where maps are looked at, for `random`, `trained`, `law` (a law on trained weights) and `failures`;
-    picture_depths: the depths there; kis: overrides of the networks and data of Fig. 8, `main`, `others` (trained with
-    other seeds) and `imagenet`."""
+    """How large a figure is. trained: the overrides that select really trained weights; base: the same as
+    `weights.base`; seeds: of the random weights (law_seeds: where laws are compared, depth_seeds: where layers are
+    changed, theory_seeds); depths: numbers of top layers that are changed; removal_inputs: share of a linear layer's
+    inputs that removal keeps; pictures: overrides where maps are looked at, for `random`, `trained`, `law` (a law on
+    trained weights) and `failures`; picture_depths: the depths there; kis: overrides of the networks and data of
+    Fig. 8, `main`, `others` (trained with other seeds) and `imagenet`."""
 
     trained: dict[str, Any]
     base: str
@@ -44,8 +44,8 @@ class Profile:
 
 @dataclass(frozen=True)
 class Sweeps:
-    """A figure's cells: sweeps by name, each a rectangular product of settings; `with`: more of them, lent by the profile;
-    `keeps`: groups (model, data, ...) whose choice here stays, whatever the user chooses for the figure."""
+    """A figure's cells: sweeps by name, each a rectangular product of settings; `with`: more of them, lent by the
+    profile; `keeps`: groups (model, data, ...) whose choice here stays, whatever the user chooses for the figure."""
 
     sweeps: dict[str, dict[str, Any]]
 
@@ -81,8 +81,8 @@ def layered(
 ) -> dict[str, Any]:
     """One point's settings, each from the last layer that has it; choices: what root and profile choose in each group.
 
-    Where the user chooses another option of a group, settings made for the old one go: those that the profile lends, and the
-    figure's own that the new option has not. (data.limit=8 of a figure stays, whatever the data are.)
+    Where the user chooses another option of a group, settings made for the old one go: those that the profile lends,
+    and the figure's own that the new option has not. (data.limit=8 of a figure stays, whatever the data are.)
     """
     found = {**lent, **figure}
     for group in GROUPS.keys() & user.keys():
@@ -94,8 +94,8 @@ def layered(
 
 
 def points(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A rectangular product: {rule: [gbp, lrp], seed: [0, 1], weights: ring} -> four settings. A list is swept over; a list as
-    a value is written as text, "[a,b]"."""
+    """A rectangular product: {rule: [gbp, lrp], seed: [0, 1], weights: ring} -> four settings. A list is swept over;
+    a list as a value is written as text, "[a,b]"."""
     values = [value if isinstance(value, list | tuple) else [value] for value in sweep.values()]
     return [dict(zip(sweep, point, strict=True)) for point in itertools.product(*values)]
 

@@ -44,7 +44,8 @@ class Law(Protocol):
 
 @torch.no_grad()
 def randomise(network: Network, law: Law, seed: int, layers: Iterable[int]) -> None:
-    """Give these layers (numbers of conv and linear layers from 1) the weights and biases that a law draws, or leaves."""
+    """Give these layers (numbers of conv and linear layers from 1) the weights and biases that a law draws, or
+    leaves."""
     chosen = set(layers)
     for number, op in enumerate(network.layers, start=1):
         if number in chosen:
@@ -64,8 +65,8 @@ def set_parameter(module: Any, name: str, value: Tensor) -> None:
 
 @torch.no_grad()
 def calibrate(network: Network, x: Tensor, layers: Iterable[int] | None) -> None:
-    """Give these layers (None: all), where they had a BatchNorm, outputs of mean 0 and variance 1 per channel on the batch x, in order,
-    by their own weights."""
+    """Give these layers (None: all), where they had a BatchNorm, outputs of mean 0 and variance 1 per channel on the
+    batch x, in order, by their own weights."""
     chosen = {op.output for number, op in enumerate(network.layers, start=1) if layers is None or number in set(layers)}
 
     def visit(op: Op, value: Any) -> Any:

@@ -33,9 +33,9 @@ class Part(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """base: the weights elsewhere: a checkpoint (file or shipped name), `pretrained` or `pretrained.<member of torchvision's
-    enum>`; null: Gaussian ones of the same seed. depth: how many of the layers l = 1..L the law touches, from the top or as
-    `part` says; null: all of them."""
+    """base: the weights elsewhere: a checkpoint (file or shipped name), `pretrained` or `pretrained.<member of
+    torchvision's enum>`; null: Gaussian ones of the same seed. depth: how many of the layers l = 1..L the law
+    touches, from the top or as `part` says; null: all of them."""
 
     DRAWS: ClassVar = True  # whether the law's weights owe nothing to those that were there
 
@@ -60,7 +60,8 @@ class Law:
         return self.base is None or self.depth != 0
 
     def touched(self, network: Network) -> list[int]:
-        """Numbers of the conv and linear layers that the law touches. Raises UserError for a depth that there is not."""
+        """Numbers of the conv and linear layers that the law touches. Raises UserError for a depth that there is
+        not."""
         depth, top = self.depth, network.depth
         if depth is None and self.part is Part.single:
             raise UserError("weights.part=single touches layer l = weights.depth alone; set weights.depth")
@@ -68,7 +69,8 @@ class Law:
             depth = top
         if not (self.part is Part.single) <= depth <= top:
             raise UserError(
-                f"weights.depth={depth} is no number of layers of this model, which has L = {top}; choose one up to {top}"
+                f"weights.depth={depth} is no number of layers of this model, which has L = {top}; choose one up to "
+                f"{top}"
             )
         first = {Part.top: top - depth + 1, Part.bottom: 1, Part.single: depth}[self.part]
         last = top if self.part is Part.top else depth
@@ -100,7 +102,8 @@ class Gaussian(Law):
 
 @dataclass(frozen=True)
 class Ring(Law):
-    """Directions of the Gaussian of the same seed, norms uniform in the annulus sqrt(2) * [1 - width, 1 + width]: isotropic, not Gaussian."""
+    """Directions of the Gaussian of the same seed, norms uniform in the annulus sqrt(2) * [1 - width, 1 + width]:
+    isotropic, not Gaussian."""
 
     width: float
 
@@ -194,7 +197,7 @@ class HeavyTailed(Law):
         return standard_normal(shape, seed, layer) * he(shape) * spread.view(-1, *[1] * (len(shape) - 1))
 
 
-# ---- removal (Section IV-B, Fig. 5): weights set to zero, not drawn anew ------------------------------------------------
+# ---- removal (Section IV-B, Fig. 5): weights set to zero, not drawn anew ------------------------------------------
 
 
 class Kernel(Enum):
@@ -209,8 +212,8 @@ class Places(Enum):
 
 @dataclass(frozen=True)
 class Removal(Law):
-    """A linear layer keeps max(1, round(inputs n)) of its n inputs, shared by all outputs; a kernel keeps its first row and column,
-    1 x 1 is left alone. Biases are zero, or stay with `keep_biases`."""
+    """A linear layer keeps max(1, round(inputs n)) of its n inputs, shared by all outputs; a kernel keeps its first
+    row and column, 1 x 1 is left alone. Biases are zero, or stay with `keep_biases`."""
 
     DRAWS: ClassVar = False
 

@@ -33,9 +33,9 @@ from pipeline.weights.laws import (
 
 @dataclass(frozen=True)
 class Pretrained:
-    """The model's own trained weights: `enum` names one set of them, for torchvision a member of the model's weights enum
-    (DEFAULT: the newest). From torchvision's cache, downloaded into it, from an installed package, or from a local file
-    `path`. All but the last are pinned by the hash in their names, so only that is looked at for changes."""
+    """The model's own trained weights: `enum` names one set of them, for torchvision a member of the model's weights
+    enum (DEFAULT: the newest). From torchvision's cache, downloaded into it, from an installed package, or from a
+    local file `path`. All but the last are pinned by the hash in their names, so only that is looked at for changes."""
 
     enum: str
     path: str | None
@@ -56,9 +56,9 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A local file, safetensors or a torch state dict, with the model's parameter names. `path` may also be the name of a
-    checkpoint that the package ships. Layers named in `randomised` (conv5_3, or classifier.0) may be missing: Gaussian by
-    `seed`."""
+    """A local file, safetensors or a torch state dict, with the model's parameter names. `path` may also be the name
+    of a checkpoint that the package ships. Layers named in `randomised` (conv5_3, or classifier.0) may be missing:
+    Gaussian by `seed`."""
 
     path: str
     randomised: list[str]
@@ -89,16 +89,16 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Trained:
-    """Weights that this program trains first. training: the settings of experiment=train for this model, `data` (the name of a
-    data set) and by name settings of that and of train: {data: digits, train: {epochs: [30]}}."""
+    """Weights that this program trains first. training: the settings of experiment=train for this model, `data` (the
+    name of a data set) and by name settings of that and of train: {data: digits, train: {epochs: [30]}}."""
 
     training: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class TrainedBy:
-    """The same with the cell (run.cell.Cell) that trains, what tells it from others in words, and the file that it leaves: the
-    runner sees to it that it is there."""
+    """The same with the cell (run.cell.Cell) that trains, what tells it from others in words, and the file that it
+    leaves: the runner sees to it that it is there."""
 
     training: str
     cell: Any
@@ -127,7 +127,8 @@ HE_GAUSSIAN = Gaussian(base=None, depth=None, part=Part.top, batchnorm=BatchNorm
 def network_of(
     weights: State | Law, model: Model, seed: int, dtype: torch.dtype, first_images: Callable[[], Tensor]
 ) -> Network:
-    """The network of a model in a weight state, on the CPU. `first_images()`: (B, 3, H, W), asked for to calibrate BatchNorm."""
+    """The network of a model in a weight state, on the CPU. `first_images()`: (B, 3, H, W), asked for to calibrate
+    BatchNorm."""
     if not isinstance(weights, Law):
         return weights.network(model, seed, dtype)
     if weights.base is None:
@@ -174,7 +175,8 @@ def preprocessing_of(weights: State | Law, model: Model) -> Preprocessing:
 
 
 def original(weights: State | Law) -> State | Law:
-    """The state without what the law does to its layers: for comparisons, which explain the unmodified network's decision."""
+    """The state without what the law does to its layers: for comparisons, which explain the unmodified network's
+    decision."""
     return replace(weights, depth=0, part=Part.top) if isinstance(weights, Law) else weights
 
 
