@@ -168,15 +168,14 @@ def said(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
 # ---- composition -----------------------------------------------------------------------------------------------------
 
 
-def composed(settings: Mapping[str, Any], others: Sequence[str] = ()) -> tuple[dict[str, Any], Mapping[str, Any]]:
+def composed(settings: Mapping[str, Any], others: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
     """All settings of a cell where these are set (a choice for a group, or a value by its dotted key, text being read
-    as on the command line) under other overrides, and the choices made. Hydra composes each set of choices once (60
-    ms).
-
-    Raises UserError for a key that leads nowhere.
+    as on the command line) under other overrides, and the choices made. Hydra composes each choice once (60 ms): groups
+    don't depend on each other. Raises UserError for a key that leads nowhere.
     """
-    choices = tuple(f"{key}={value}" for key, value in settings.items() if key in GROUPS)
-    cfg, made = _composed((*choices, *others))
+    cfg, choices = map(dict, _composed(tuple(others)))
+    for group, option in ((key, value) for key, value in settings.items() if key in GROUPS):
+        cfg[group], choices[group] = _composed((f"{group}={option}", *others))[0][group], option
     cfg = copy.deepcopy(cfg)
     for key, value in settings.items():
         if key not in GROUPS:
@@ -189,7 +188,7 @@ def composed(settings: Mapping[str, Any], others: Sequence[str] = ()) -> tuple[d
                         f"there is no setting '{key}'; see python -m pipeline --cfg job for those there are"
                     )
             node[last] = read(value) if isinstance(value, str) else value
-    return cfg, made
+    return cfg, choices
 
 
 @cache
@@ -200,6 +199,6 @@ def read(text: str) -> Any:
 
 
 @cache
-def _composed(overrides: tuple[str, ...]) -> tuple[dict[str, Any], Mapping[str, Any]]:
+def _composed(overrides: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     cfg = compose("config", overrides=list(overrides), return_hydra_config=True)
     return plain(OmegaConf.masked_copy(cfg, SETTINGS)), dict(cfg.hydra.runtime.choices)
