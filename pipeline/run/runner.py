@@ -74,6 +74,8 @@ def run_cells(cells: Sequence[Cell], run: Run) -> list[Path]:
     device = device_of(run.device)
     cells = [with_file(store, cell) for cell in cells]
     todo = to_do(cells, run, store)
+    for cell in todo:
+        cell.spec.refuse(cell.experiment.name, cell.rule.name, cell.rule.value)
     if trainings := [cell.weights.value.cell for cell in todo if isinstance(cell.weights.value, TrainedBy)]:
         run_cells(
             trainings, replace(run, force=False)
