@@ -34,7 +34,9 @@ from pipeline.measures.maps import alignment
 RULES: dict[str, Rule] = {
     "gbp": Gbp(),
     "rectgrad": RectGrad(0.9),
-    "lrp": AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, Start.unit, Add.proportional),
+    "lrp": AlphaBeta(
+        alpha=1.0, first_layer=FirstLayer.plain, bottom=FirstLayer.split, start_at=Start.unit, add_by=Add.proportional
+    ),
 }
 
 
@@ -100,12 +102,13 @@ def alternate(calls: dict[str, Callable[[], object]], repeats: int, device: str)
 
 
 def multiply_adds(network: Network, x: Tensor) -> float:
-    """Multiply-adds of one rule's sweep with its forward pass: the L - l + 1 branches and the chain through layer l."""
+    """Multiply-adds of one sweep of one rule, with its forward pass: the L - l + 1 branches and the chain through layer
+    l."""
     record, total = network.forward(x), 0
     for op in network.layers:
-        at_an_end = op.unit in (1, network.depth)  # there the chain is one of the branches
-        passes, neuron = network.depth - op.unit + 3 - at_an_end, op.module.get_parameter("weight")[0]
-        total += passes * record.values[op.output].numel() * neuron.numel()
+        # at the ends the chain is one of the branches
+        used = network.depth - op.unit + 2 - (op.unit in (1, network.depth))
+        total += (used + 1) * record.values[op.output].numel() * op.weight[0].numel()
     return total
 
 
@@ -181,8 +184,8 @@ def main() -> None:
         else f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
     )
     print(
-        f"torch {torch.__version__}, {device} ({name}); VGG16 with random weights, {args.rule}, "
-        f"batch {args.batch}, {args.size} px, float32"
+        f"torch {torch.__version__}, {device} ({name}); VGG16 with random weights, {args.rule}, batch {args.batch}, "
+        f"{args.size} px, float32"
     )
 
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

@@ -8,9 +8,10 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.engine import rules, walk
+from pipeline.engine import rules
 from pipeline.engine.gradients import GRADIENTS
 from pipeline.engine.network import trace
+from pipeline.engine.place import Place
 from pipeline.engine.rules import RULES, AlphaBeta, DeconvNet, Gbp, RectGrad
 from pipeline.errors import UserError
 from pipeline.experiments import verify
@@ -121,7 +122,7 @@ BUGS = {  # what is patched, the network that shows it, and the rows (rule, refe
     "z+ with the bias": ((rules, "contributions", with_bias), "plain", {(n, r) for n in ("lrp", "dtd", "excitation_bp") for r in ("zennit", "dense")}),
     "z^B with l and h exchanged": ((rules, "z_box", swapped), "plain", {("dtd", "zennit"), ("dtd", "dense")}),
     "relevance starts as the gradient": ((AlphaBeta, "start", Gbp.start), "plain", {("lrp", "zennit"), ("dtd", "zennit")}),
-    "a saturated ReLU6 stops relevance": ((walk.Local, "gain", walk.Local.mask), "saturated", {("lrp", "zennit"), ("lrp", "dense")}),
+    "a saturated ReLU6 stops relevance": ((Place, "gain", Place.mask), "saturated", {("lrp", "zennit"), ("lrp", "dense")}),
     "sums halve r": ((GRADIENTS, "add", lambda r, record, op: (r / 2, r / 2)), "residual", {("grad", "autograd"), ("lrp", "zennit"), ("gbp", "captum")}),
     "averages are sums": ((GRADIENTS, "mean", lambda r, record, op: (r[..., None, None].expand(*r.shape, 7, 6),)), "bottleneck", {("grad", "autograd"), ("lrp", "zennit")}),
 }  # fmt: skip

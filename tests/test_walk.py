@@ -13,7 +13,9 @@ from pipeline.oracles import peers
 from tests.drawn import drawn_nets
 from tests.models import NETS, SHAPE, images, seeded
 
-LRP = AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, Start.unit, Add.proportional)
+LRP = AlphaBeta(
+    alpha=1.0, first_layer=FirstLayer.plain, bottom=FirstLayer.split, start_at=Start.unit, add_by=Add.proportional
+)
 RULES: dict[str, Rule] = {
     "grad": Grad(times_input=False),
     "gbp": Gbp(),

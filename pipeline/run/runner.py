@@ -63,6 +63,7 @@ def to_do(cells: Sequence[Cell], context: Context, force: bool) -> list[Cell]:
 
 def refuse(cell: Cell, context: Context) -> None:
     """Raises UserError for a cell that can't be computed, as far as that is known before."""
+    cell.spec.refuse(cell.experiment.name, cell.rule.name, cell.rule.value)
     least = cell.spec.least_images(cell.experiment.value)
     if "images" in cell.spec.needs and len(context.image_set(cell.data.value)) < least:
         raise UserError(
