@@ -1,8 +1,6 @@
-import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -86,14 +84,6 @@ def test_fig2_has_its_sweeps(hydra):
 
 def test_points_are_a_product():
     assert points({"a": 1, "b": [2, 3], "c": ["x", "y"]}) == [{"a": 1, "b": b, "c": c} for b in (2, 3) for c in "xy"]
-
-
-def test_environment_and_package_ask_for_the_same():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    assert sorted(pip) == sorted(project["dependencies"])
-    assert f"python{project['requires-python']}" in environment["dependencies"]
 
 
 def test_rules_by_name():

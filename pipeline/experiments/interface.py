@@ -57,7 +57,7 @@ class Experiment:
 
     def refuse(self, experiment: str, rule: str, method: Method) -> None:
         """Raises UserError if the rule is none that this experiment can work with. experiment, rule: their names."""
-        if "rules" not in self.needs:
+        if not {"rules", "asked"} & set(self.needs):
             return
         why = self.objection(method) if isinstance(method, self.takes) else NO_RULE[type(method)]
         if why:
