@@ -7,11 +7,12 @@ import torch
 from matplotlib.text import Text
 from torch import nn
 
+from pipeline import api
 from pipeline.engine.network import trace
 from pipeline.engine.rules import GRAD, Activation, Gbp, RectGrad
 from pipeline.engine.walk import one_hot
 from pipeline.errors import UserError
-from pipeline.experiments import geometry, nfr, rank1, theorem1, theorem2
+from pipeline.experiments import EXPERIMENTS, geometry, nfr, rank1, theorem1, theorem2
 from pipeline.figures import fig1, style
 from pipeline.measures.maps import alignment
 from pipeline.networks.shallow import shallow
@@ -20,9 +21,7 @@ F64 = torch.float64
 
 
 def z_plus(first_layer="plain"):
-    from pipeline.api import rule
-
-    return rule("lrp", first_layer=first_layer)
+    return api.rule("lrp", first_layer=first_layer)
 
 
 # ---- Theorem 1 -------------------------------------------------------------------------------------------------------
@@ -126,6 +125,7 @@ EXACT = theorem2.Options(
 def test_theorem2_holds_over_orthogonal_weights(rule):
     """r along A is never beaten: R is confined to the span of the active neurons, where x's projection is best."""
     table = theorem2.run([rule], EXACT)[0].table
+    assert list(table) == theorem2.COLUMNS
     generic = table[~table["equal"] & table["defined"]]
     assert len(generic) >= 2 * 2 * 3 * 50 and generic["holds"].all()
     normal = generic[generic["law"] == "normal"]
@@ -266,6 +266,7 @@ def test_biases_break_proposition_1():
 
 def test_nfr_table(cell):
     table = pd.read_parquet(cell("experiment=nfr", "rule=lrp", "weights=gaussian", "dtype=float64").made[-1])
+    assert list(table) == nfr.COLUMNS
     assert len(table) == 5 * 3 * 2 and set(table["gamma"]) == {"kept", "dropped"}
     assert set(table[(table["gamma"] == "dropped") & (table["layer"] > 1)]["relation"]) == {"greater"}
     assert (
@@ -275,11 +276,19 @@ def test_nfr_table(cell):
 
 
 def test_rules_that_filter_nothing_are_refused():
-    for rule, message in ((Activation(), "no filter"), (z_plus("zbox"), "first_layer")):
+    refused = {
+        "activation": (Activation(), "no rule"),
+        "lrp": (z_plus("zbox"), "first_layer"),
+        "lrp_alphabeta": (api.rule("lrp_alphabeta"), "no filter"),
+        "lrp_epsilon": (api.rule("lrp_epsilon"), "no filter"),
+    }
+    for name, (rule, message) in refused.items():
         with pytest.raises(UserError, match=message):
-            nfr.variants(rule, nfr.Options(without_gamma=True, tolerance=1e-9))
+            EXPERIMENTS["nfr"].refuse("nfr", name, rule)
+    for rule in (z_plus("split"), api.rule("lrp_alphabeta", alpha=1), api.rule("excitation_bp"), Gbp()):
+        EXPERIMENTS["nfr"].refuse("nfr", "", rule)
     with pytest.raises(UserError, match="no class"):
-        rank1.run(None, [], [Activation()], None, rank1.Options(centred=True))  # type: ignore[arg-type]
+        EXPERIMENTS["rank1"].refuse("rank1", "activation", Activation())
 
 
 # ---- rank one --------------------------------------------------------------------------------------------------------
@@ -302,6 +311,9 @@ def test_positive_matrices_make_all_directions_one():
 
 def test_rank1_table(cell):
     table = pd.read_parquet(cell("experiment=rank1", "rule=gbp").made[-1])
+    assert list(table) == [*rank1.COLUMNS, rank1.WITH_CENTRED]
+    uncentred = pd.read_parquet(cell("experiment=rank1", "rule=gbp", "rank1.centred=false", "data.limit=1").made[-1])
+    assert list(uncentred) == rank1.COLUMNS
     assert len(table) == 5 * 2 * 3 and set(table["layer"]) == {0, 1, 2} and (table["target"] != table["other"]).all()
     assert table["cosine"].between(-1 - 1e-9, 1 + 1e-9).all() and "cosine_centred" in table
     again = pd.read_parquet(cell("experiment=rank1", "rule=gbp", "run.batch_size=1", "run.force=true").made[-1])

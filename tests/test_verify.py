@@ -251,19 +251,7 @@ def test_the_command_shows_the_table_and_ends_well(run):
     ended = run(*tiny.OWN, "experiment=verify")
     assert ended.code == 0 and len(ended.made) == 1 and "comparisons on 2 images of 16 px" in ended.err
     table = pd.read_parquet(ended.made[0])
-    assert list(table) == [
-        "rule",
-        "setting",
-        "reference",
-        "dtype",
-        "images",
-        "side",
-        "error_max",
-        "error_l2",
-        "sites",
-        "ok",
-        "note",
-    ]
+    assert list(table) == verify.COLUMNS
     assert table["ok"].all() and table["error_max"].max() < 1e-12
     before = ended.made[0].stat().st_mtime_ns
     again = run(*tiny.OWN, "experiment=verify", "dtype=float64")  # it judges the code of now, so nothing is kept
