@@ -21,7 +21,8 @@ def slow_stats(w: np.ndarray) -> dict[str, float]:
     cosines = [float(a @ b / na / nb) for i, (a, na) in enumerate(kept) for b, nb in kept[i + 1 :]]
     alive = [n for n in norms if n > 0]
     return {
-        "zero_norms": len(norms) - len(alive), "cosine_mean": np.mean(cosines), "cosine_std": np.std(cosines), "cosine_abs_mean": np.mean(np.abs(cosines)),
+        "zero_norms": len(norms) - len(alive), "cosine_mean": np.mean(cosines), "cosine_std": np.std(cosines),
+        "cosine_abs_mean": np.mean(np.abs(cosines)),
         "norm_mean": np.mean(alive), "norm_std": np.std(alive),
     }  # fmt: skip
 
@@ -131,8 +132,8 @@ REFUSED = {
     "cascade": set(),
     "kis": {"activation"},
     "nfr": {*NO_RULES, "lrp_alphabeta", "lrp_epsilon"},
-    **{name: NO_RULES for name in ("extremes", "failure", "rank1", "theorem1", "theorem2")},
-    **{name: set() for name in ("directions", "nulls", "weight_stats", "train", "geometry", "verify")},  # take none
+    **dict.fromkeys(("extremes", "failure", "rank1", "theorem1", "theorem2"), NO_RULES),
+    **dict.fromkeys(("directions", "nulls", "weight_stats", "train", "geometry", "verify"), set()),  # they take none
 }
 
 

@@ -28,7 +28,8 @@ def z_plus(first_layer="plain"):
 
 
 def test_shallow_network_equals_the_closed_form():
-    """GBP and z+ over W_1 return sum_i r_i+ M_i w_i, the gradient sum_i r_i M_i w_i; with W_1+ and split, a literal loop over the products."""
+    """GBP and z+ over W_1 return sum_i r_i+ M_i w_i, the gradient sum_i r_i M_i w_i; with W_1+ and split, a literal loop
+    over the products."""
     w, v, x = torch.randn(40, 7, dtype=F64), torch.randn(1, 40, dtype=F64), torch.randn(5, 7, dtype=F64)
     network = shallow(w, v)
     on = (x @ w.T > 0).double()
@@ -133,7 +134,8 @@ def test_theorem2_holds_over_orthogonal_weights(rule):
 
 
 def test_equality_needs_equal_a_and_a_constant_r():
-    """The paper's 'equality if and only if all A are equal': true of the mean of r_b, false of a draw, and of RectGrad with one unit left."""
+    """The paper's 'equality if and only if all A are equal': true of the mean of r_b, false of a draw, and of RectGrad
+    with one unit left."""
     table = theorem2.run([Gbp()], EXACT)[0].table
     equality = table.groupby(["equal", "law"])["equality"].mean()
     assert equality[True, "constant"] == 1 and equality[True, "normal"] == equality[True, "exponential"] == 0
@@ -218,10 +220,11 @@ def test_condition_13_equals_explicit_matrices(bias):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_propositions_without_biases(seed):
-    """GBP and z+ without gamma meet (13) strictly wherever they filter; z+ with gamma conserves, so both sides are equal."""
+    """GBP and z+ without gamma meet (13) strictly wherever they filter; z+ with gamma conserves: both sides are equal."""
     torch.manual_seed(seed)
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 25, 5, bias=False)
+        nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, bias=False), nn.ReLU(),
+        nn.Flatten(), nn.Linear(8 * 25, 5, bias=False),
     ).double()  # fmt: skip
     record = trace(model).forward(torch.randn(6, 3, 16, 16, dtype=F64))
     options = nfr.Options(without_gamma=True, tolerance=1e-10)
