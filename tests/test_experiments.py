@@ -133,7 +133,7 @@ REFUSED = {
     "kis": {"activation"},
     "nfr": {*NO_RULES, "lrp_alphabeta", "lrp_epsilon"},
     **dict.fromkeys(("extremes", "failure", "rank1", "theorem1", "theorem2"), NO_RULES),
-    **dict.fromkeys(("directions", "nulls", "weight_stats", "train", "geometry", "verify"), set()),  # they take none
+    **dict.fromkeys(("directions", "nulls", "weight_stats", "train", "geometry", "verify"), frozenset()),  # take none
 }
 
 

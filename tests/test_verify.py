@@ -41,10 +41,6 @@ class Model:
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
     monkeypatch.setattr(verify, "tqdm", lambda checks, **_: checks)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -45,9 +45,6 @@ RULES: dict[str, Method] = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def traced(name: str) -> Record:
     return trace(seeded(NETS[name]), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)).forward(images())
 

@@ -34,9 +34,10 @@ class Experiment:
 
     `version` is part of every key: raise it when the meaning of the table changes. `takes`: which of Rule, Activation
     and External it can work with, where it needs rules; `objection`: why it can't work with one of these, else "".
-    `picture`: the figure that shows one table. `dtype`: the precision, whatever the cell asks for. `fresh`: computed
-    anew each time, for it judges the code that is here now. `report`: table -> (text for the terminal, a complaint that
-    ends the command with exit code 1 or None).
+    `least_images`: options -> so many are needed, where one is compared with another. `picture`: the figure that shows
+    one table. `dtype`: the precision, whatever the cell asks for. `fresh`: computed anew each time, for it judges the
+    code that is here now. `report`: table -> (text for the terminal, a complaint that ends the command with exit code 1
+    or None).
     """
 
     run: Callable[..., Any]
@@ -48,6 +49,7 @@ class Experiment:
     dtype: Dtype | None = None
     fresh: bool = False
     report: Callable[[pd.DataFrame], tuple[str, str | None]] | None = None
+    least_images: Callable[[Any], int] = lambda options: 1
 
     @property
     def needs(self) -> tuple[str, ...]:

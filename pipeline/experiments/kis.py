@@ -72,6 +72,10 @@ class Options:
             raise ValueError("blur must be at least 1")
 
 
+def least_images(options: Options) -> int:
+    return 2 if "other" in options.inputs else 1
+
+
 @dataclass(frozen=True)
 class Case:
     """One batch of B images as they are, and the classes that the maps explain. decision, runner_up, margin: (B,), of the logits of x;
