@@ -9,6 +9,7 @@ from pipeline.api import rule
 from pipeline.engine import walk
 from pipeline.engine.network import trace
 from pipeline.engine.rules import Gbp
+from pipeline.experiments import attribute
 from pipeline.measures.maps import alignment, chroma
 from tests import tiny
 
@@ -49,6 +50,7 @@ def test_maps_are_those_of_the_walk(cell, checkpoint):
 def test_the_activation_starts_at_each_layer_with_gbp_below(cell, checkpoint):
     args = ("experiment=attribute", "rule=activation", "weights=checkpoint", f"weights.path={checkpoint}")
     table, tensors = made(cell(*args))
+    assert list(table) == attribute.COLUMNS  # no bottom, no comparison
     assert list(table["layer"]) == [1, 2] * 5 and list(table["name"].unique()) == ["0", "3"]
     model = tiny.network()
     model.load_state_dict(torch.load(checkpoint))
@@ -69,6 +71,7 @@ def test_similarity_compares_with_the_unmodified_network(cell, checkpoint):
         "target=original",
     )
     same, _ = made(cell(*args, "weights.depth=0"))
+    assert list(same) == [*attribute.COLUMNS, attribute.WITH_BOTTOM, attribute.WITH_ORIGINAL]
     other, _ = made(cell(*args, "weights.depth=2"))
     assert (same["similarity"] > 1 - 1e-6).all() and (other["similarity"] < 0.99).all()
     assert list(same["target"]) == list(other["target"])
@@ -148,7 +151,7 @@ def test_a_network_without_a_final_linear_layer(cell):
 
 
 def test_the_users_own_weights(cell, tmp_path, monkeypatch):
-    """weights=pretrained of a network of one's own are those it comes with; and when its code changes, its tables do."""
+    """weights=pretrained of a network of one's own are those it comes with; when its code changes, its tables do."""
     code = "import torch\nfrom tests import tiny\ndef net():\n    torch.manual_seed({})\n    return tiny.network()\n"
     (tmp_path / "mine_to_change.py").write_text(code.format(1))
     monkeypatch.syspath_prepend(tmp_path)

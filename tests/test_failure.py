@@ -16,7 +16,7 @@ from pipeline.engine.network import trace
 from pipeline.engine.rules import Activation, Gbp
 from pipeline.engine.walk import attribute
 from pipeline.errors import UserError
-from pipeline.experiments import failure
+from pipeline.experiments import EXPERIMENTS, failure
 from pipeline.experiments.targets import Target
 from pipeline.figures import fig7, maps, save, style
 from pipeline.images.batches import Batch
@@ -63,7 +63,8 @@ def guided_values(module: nn.Sequential, x: torch.Tensor) -> list[torch.Tensor]:
 
 
 def test_maps_are_what_autograd_says(module):
-    """Each map again, by autograd with a guided ReLU: A_l, and A_l on the units with r_l > 0, seeded at layer l; e_k at the output."""
+    """Each map again, by autograd with a guided ReLU: A_l, and A_l on the units with r_l > 0, seeded at layer l; e_k at
+    the output."""
     images = batches(module)
     (result,) = failure.run(trace(module), images, [Gbp()], DECISION, MODEL, OPTIONS)
     found, table = result.tensors["maps"]["map"], result.table
@@ -154,8 +155,8 @@ def test_what_is_out_of_range_is_refused(module):
         failure.run(network, far, [Gbp()], DECISION, MODEL, OPTIONS)
     with pytest.raises(UserError, match=r"no layer conv9 below its output; .* 0, 3"):
         failure.run(network, images, [Gbp()], DECISION, MODEL, replace(OPTIONS, layers=["conv9"]))
-    with pytest.raises(UserError, match="starts from every layer's activation"):
-        failure.run(network, images, [Activation()], DECISION, MODEL, OPTIONS)
+    with pytest.raises(UserError, match="experiment=failure can't work with rule=activation"):
+        EXPERIMENTS["failure"].refuse("failure", "activation", Activation())
     for wrong in ({"most": 0}, {"cases": [[633]]}):
         with pytest.raises(ValueError, match="must be"):
             replace(OPTIONS, **wrong)
@@ -168,7 +169,8 @@ def test_a_class_index_takes_the_decisions_place(module):
 
 
 def test_lrp_credits_classes_of_negative_logits_too(module):
-    """Started from R = 1, whatever the logit's sign: z+ gives no unit negative relevance, and the last map is walk.attribute's."""
+    """Started from R = 1, whatever the logit's sign: z+ gives no unit negative relevance, and the last map is
+    walk.attribute's."""
     with torch.no_grad():
         module[-1].bias.sub_(20)
     network, images, lrp = trace(module), batches(module), rule("lrp")

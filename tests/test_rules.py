@@ -114,7 +114,7 @@ def test_bottom_of_rectgrad_rectifies(literal):
     )
 
 
-# ---- RectGrad's threshold ---------------------------------------------------------------------------------------------
+# ---- RectGrad's threshold --------------------------------------------------------------------------------------------
 
 
 def passed(a: list[float], r: list[float], quantile: float) -> list[float]:
@@ -159,7 +159,7 @@ def test_quantile_is_checked(quantile):
         RectGrad(quantile)
 
 
-# ---- ReLU6 ------------------------------------------------------------------------------------------------------------
+# ---- ReLU6 -----------------------------------------------------------------------------------------------------------
 
 
 def identity(activation: nn.Module) -> nn.Module:
@@ -185,7 +185,8 @@ def test_relu6_mask_is_open_at_both_ends(relu6):
 
 
 @pytest.mark.parametrize(("rule", "expected"), [
-    (GRAD, [0, 0, 1, 0, 0, 0]), (Gbp(), [0, 0, 1, 0, 0, 0]), (RectGrad(0), [0, 0, 1, 1, 1, 1]), (LRP, [0, 0, 1, 1, 6 / 6.5, 0.5]),
+    (GRAD, [0, 0, 1, 0, 0, 0]), (Gbp(), [0, 0, 1, 0, 0, 0]), (RectGrad(0), [0, 0, 1, 1, 1, 1]),
+    (LRP, [0, 0, 1, 1, 6 / 6.5, 0.5]),
 ])  # fmt: skip
 def test_relu6(relu6, rule, expected):
     assert rule.relu(torch.ones(1, 6, dtype=torch.float64), relu6).tolist() == [expected]

@@ -4,7 +4,7 @@ import operator
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
@@ -118,11 +118,9 @@ def fold_batch_norm(module: fx.GraphModule, how: str) -> dict[str, str]:
                 "so it can't be folded; the walk does not know it"
             )
         if how == "fold":
-            weights = [None if p is None else p.double() for p in (layer.weight, layer.bias)]
-            statistics = [None if p is None else p.double() for p in (norm.running_mean, norm.running_var)]
-            affine = [None if p is None else p.double() for p in (norm.weight, norm.bias)]
+            mean, variance, gamma, beta = map(double, (norm.running_mean, norm.running_var, norm.weight, norm.bias))
             fuse = fuse_conv_bn_weights if isinstance(layer, nn.Conv2d) else fuse_linear_bn_weights
-            weight, bias = fuse(*weights, *statistics, norm.eps, *affine)  # type: ignore[arg-type]
+            weight, bias = fuse(double(layer.weight), double(layer.bias), mean, variance, norm.eps, gamma, beta)
             kept = layer.weight.dtype
             layer.weight = nn.Parameter(weight.to(kept, memory_format=torch.preserve_format), requires_grad=False)
             layer.bias = nn.Parameter(bias.to(kept), requires_grad=False)
@@ -133,6 +131,10 @@ def fold_batch_norm(module: fx.GraphModule, how: str) -> dict[str, str]:
     module.delete_all_unused_submodules()
     module.recompile()
     return normalised
+
+
+def double(p: Tensor | None) -> Any:
+    return None if p is None else p.double()
 
 
 def scope(node: fx.Node) -> str:

@@ -15,6 +15,7 @@ from pipeline.engine.network import Network
 from pipeline.engine.rules import RULES, External
 from pipeline.errors import UserError
 from pipeline.experiments.interface import Result
+from pipeline.images.batches import Preprocessing
 from pipeline.networks.catalogue import traced
 from pipeline.oracles.case import Case, Check, NotComparable, Pair
 from pipeline.oracles.checks import checks
@@ -87,7 +88,7 @@ def missing(reason: str) -> Iterable[Pair]:
 # ---- the network and its images --------------------------------------------------------------------------------------
 
 
-def noise(preprocessing: Any, options: Options, model: nn.Module, device: torch.device) -> Tensor:
+def noise(preprocessing: Preprocessing, options: Options, model: nn.Module, device: torch.device) -> Tensor:
     """Normalised pixels, uniform in their range, (B, C, H, W) float64; of the model's own size where it does not take
     `side`."""
     mean, std = (
