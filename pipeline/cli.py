@@ -10,10 +10,11 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra import version
 from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -25,6 +26,7 @@ from pipeline.files import CONF
 
 if TYPE_CHECKING:
     from pipeline.run.cell import Cell
+    from pipeline.run.context import Context
 
 ROOT = ("seed", "dtype", "target", "scoped", "run", "profile", "figure")
 GROUPS = ("experiment", "model", "weights", "rule", "data")  # folders of conf/ that determine a cell
@@ -41,7 +43,7 @@ def app(cfg: DictConfig) -> None:
         sys.exit(f"error: {error}")  # Hydra adds lines of its own to exceptions
 
 
-def dispatch(cfg: DictConfig, hydra_config: Any) -> None:
+def dispatch(cfg: DictConfig, hydra_config: HydraConf) -> None:
     """Compute tables or draw figures, and print their paths."""
     from pipeline.run.context import Run, context_of
     from pipeline.run.parsing import parse
@@ -53,7 +55,7 @@ def dispatch(cfg: DictConfig, hydra_config: Any) -> None:
     (tables if cfg.get("figure") is None else figures)(cfg, hydra_config, context)
 
 
-def tables(cfg: DictConfig, hydra_config: Any, context: Any) -> None:
+def tables(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
     """The table that is configured, or one for each rule of rule=all, and the picture of its maps if it has one."""
     from pipeline.run.cell import digest
     from pipeline.run.drawn import draw_figure
@@ -73,7 +75,7 @@ def tables(cfg: DictConfig, hydra_config: Any, context: Any) -> None:
         raise UserError(complaint)
 
 
-def figures(cfg: DictConfig, hydra_config: Any, context: Any) -> None:
+def figures(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
     """The figure that is chosen, or with figure=all each of its figures."""
     from hydra import compose
 

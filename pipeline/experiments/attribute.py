@@ -17,7 +17,7 @@ from pipeline.experiments.interface import Result
 from pipeline.experiments.targets import Target
 from pipeline.images.batches import Batch
 from pipeline.measures.maps import alignment, chroma
-from pipeline.networks.catalogue import class_name
+from pipeline.networks.catalogue import Model, class_name
 
 COLUMNS = [
     "image", "target", "label", "decision", "probability", "class_name", "label_name", "layer", "name", "alignment",
@@ -39,7 +39,7 @@ class Options:
 
 
 def run(
-    network: Network, images: Iterable[Batch], rules: Sequence[Method], target: Target, model: Any, options: Options
+    network: Network, images: Iterable[Batch], rules: Sequence[Method], target: Target, model: Model, options: Options
 ) -> list[Result]:
     """One result per rule, a row per image (for rule=activation, per image and layer): COLUMNS.
 

@@ -17,7 +17,7 @@ from pipeline.experiments.interface import Result
 from pipeline.experiments.targets import Target
 from pipeline.images.batches import Batch
 from pipeline.measures.maps import alignment, chroma
-from pipeline.networks.catalogue import class_name
+from pipeline.networks.catalogue import Model, class_name
 
 LAYERS = 20  # of deeper networks, so many evenly spaced layers
 COLUMNS = [
@@ -60,7 +60,7 @@ class Case:
 
 
 def run(
-    network: Network, images: Iterable[Batch], rules: Sequence[Rule], target: Target, model: Any, options: Options
+    network: Network, images: Iterable[Batch], rules: Sequence[Rule], target: Target, model: Model, options: Options
 ) -> list[Result]:
     """One result per rule, a row per image, layer, start and side, in the order of `maps`: COLUMNS; maps.safetensors:
     map (rows, C, H, W).

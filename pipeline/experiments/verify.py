@@ -16,7 +16,7 @@ from pipeline.engine.rules import RULES, External
 from pipeline.errors import UserError
 from pipeline.experiments.interface import Result
 from pipeline.images.batches import Preprocessing
-from pipeline.networks.catalogue import traced
+from pipeline.networks.catalogue import Model, traced
 from pipeline.oracles.case import Case, Check, NotComparable, Pair
 from pipeline.oracles.checks import checks
 from pipeline.weights.draw import set_parameter
@@ -41,7 +41,7 @@ class Options:
             raise ValueError("images must be at least 1 and tolerance above 0")
 
 
-def run(network: Network, model: Any, options: Options) -> list[Result]:
+def run(network: Network, model: Model, options: Options) -> list[Result]:
     """A row per rule, setting and reference: COLUMNS.
 
     error_max = max |a - b| / max |b| and error_l2 = |a - b| / |b|, the largest over the images and what is compared of

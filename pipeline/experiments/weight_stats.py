@@ -24,7 +24,7 @@ def run(network: Network, options: Options) -> list[Result]:
     of its filters; cosine_*: over pairs i < j; norm_*: over neurons; zero_norms: neurons left out; isotropy,
     participation: see measures/weights.py."""
     rows = [
-        {"layer": number, "name": name, "unit": op.unit, **layer_stats(op.module.weight.detach().flatten(1))}
+        {"layer": number, "name": name, "unit": op.unit, **layer_stats(op.weight.detach().flatten(1))}
         for number, (name, op) in enumerate(zip(network.names, network.layers, strict=True), start=1)
     ]
     return [Result(pd.DataFrame(rows, columns=COLUMNS))]

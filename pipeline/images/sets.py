@@ -6,7 +6,7 @@ enter it in DATA at the foot, add conf/data/<name>.yaml.
 
 import csv
 import importlib.util
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selection(ABC):
     """Which images: those named in `only` (null: all), of these every `step`-th, of these `limit` (null: all), the
     first ones or, with a `seed`, a random subset in order. TRAINING: whether images("train") are others than
     images("test")."""
@@ -41,6 +41,10 @@ class Selection:
     def __post_init__(self):
         if self.step < 1 or (self.limit is not None and self.limit < 1):
             raise ValueError("step and limit must be at least 1")
+
+    @abstractmethod
+    def images(self, split: str = "test") -> ImageSet:
+        """The images of a split ("train" or "test"), listed and not yet opened. Raises UserError where they are not."""
 
     def select(self, images: ImageSet) -> ImageSet:
         if self.only is not None:
@@ -238,7 +242,7 @@ def labelled_folder(root: Path) -> ImageSet:
     return image_set([root / row["file"] for row in rows], [row["file"] for row in rows], labels)
 
 
-DATA: dict[str, Callable[..., Any]] = {
+DATA: dict[str, type[Selection]] = {
     "imagenet": ImageNet,
     "imagenet_samples": PackagedSamples,
     "cifar10_samples": PackagedSamples,

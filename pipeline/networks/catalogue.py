@@ -247,7 +247,7 @@ def vgg_layer_names(module: nn.Module) -> list[str]:
     return names + [f"fc{block + i}" for i in range(linear)]
 
 
-MODELS = {
+MODELS: dict[str, type[Model]] = {
     "vgg16": Torchvision,
     "vgg16_bn": Torchvision,
     "vgg11_bn": Torchvision,

@@ -12,6 +12,7 @@ from pipeline.engine.network import Network
 from pipeline.errors import UserError
 from pipeline.files import file_hash
 from pipeline.images.batches import ImageSet, load_batches
+from pipeline.images.sets import Selection
 from pipeline.run.cell import Cell, digest, network_parts
 from pipeline.run.store import Store
 from pipeline.weights.states import HE_GAUSSIAN, network_of, original, preprocessing_of
@@ -68,14 +69,14 @@ class Context:
     _file_hashes: dict[tuple[Path, int, int], str | None] = field(default_factory=dict)
     _kept: dict[str, tuple[str, Network]] = field(default_factory=dict)  # the last network of each purpose
 
-    def image_set(self, data: Any, split: str = "test") -> ImageSet:
+    def image_set(self, data: Selection, split: str = "test") -> ImageSet:
         """The images of a data set, listed once. Raises UserError where they are not."""
         key = data_key(data, split)
         if key not in self._images:
             self._images[key] = data.images(split)
         return self._images[key]
 
-    def image_hash(self, data: Any, split: str = "test") -> str | None:
+    def image_hash(self, data: Selection, split: str = "test") -> str | None:
         """None for images that are not here."""
         key = data_key(data, split)
         if key not in self._image_hashes:
@@ -131,7 +132,7 @@ def context_of(run: Run) -> Context:
     return Context(run, store, device_of(run.device))
 
 
-def data_key(data: Any, split: str) -> str:
+def data_key(data: Selection, split: str) -> str:
     return digest({"is": type(data).__name__, "settings": str(asdict(data)), "split": split})
 
 

@@ -46,7 +46,7 @@ GROUPS: dict[str, Mapping[str, Any]] = {
     "rule": {**RULES, "all": All},
     "data": DATA,
 }
-SETTINGS = (*GROUPS, "seed", "dtype", "target", "scoped")  # what determines a cell
+SETTINGS = [*GROUPS, "seed", "dtype", "target", "scoped"]  # what determines a cell
 TRAINING = "weights.training names data and settings, such as {data: digits, train: {epochs: [30]}}"
 
 
