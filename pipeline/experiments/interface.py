@@ -59,7 +59,11 @@ class Experiment:
         """Raises UserError if the rule is none that this experiment can work with. experiment, rule: their names."""
         if not {"rules", "asked"} & set(self.needs):
             return
-        why = self.objection(method) if isinstance(method, self.takes) else NO_RULE[type(method)]
+        why = (
+            self.objection(method)
+            if isinstance(method, self.takes)
+            else NO_RULE.get(type(method), "its class is no Rule")
+        )
         if why:
             raise UserError(
                 f"experiment={experiment} can't work with rule={rule}: {why}; choose another rule, such as gbp, "

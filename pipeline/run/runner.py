@@ -34,6 +34,8 @@ def run_cells(cells: Sequence[Cell], context: Context, force: bool = False) -> l
     """
     cells = [with_file(cell, context) for cell in cells]
     todo = to_do(cells, context, force)
+    for cell in todo:  # all rules before any images are looked for
+        cell.spec.refuse(cell.experiment.name, cell.rule.name, cell.rule.value)
     for cell in todo:
         refuse(cell, context)
     if trainings := [cell.weights.value.cell for cell in todo if isinstance(cell.weights.value, TrainedBy)]:
@@ -63,7 +65,6 @@ def to_do(cells: Sequence[Cell], context: Context, force: bool) -> list[Cell]:
 
 def refuse(cell: Cell, context: Context) -> None:
     """Raises UserError for a cell that can't be computed, as far as that is known before."""
-    cell.spec.refuse(cell.experiment.name, cell.rule.name, cell.rule.value)
     least = cell.spec.least_images(cell.experiment.value)
     if "images" in cell.spec.needs and len(context.image_set(cell.data.value)) < least:
         raise UserError(
