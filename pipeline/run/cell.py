@@ -64,8 +64,9 @@ class Cell:
 
     @cached_property
     def shared_key(self) -> str:
-        """Cells that differ in their rule alone share a forward pass and a descent."""
-        return digest({k: v for k, v in self.identity.items() if k != "rule"})
+        """Cells that differ in their rule alone share a forward pass and a descent; where an experiment is asked for several, also in options."""
+        shared = ("rule", "options") if "asked" in self.spec.needs else ("rule",)
+        return digest({k: v for k, v in self.identity.items() if k not in shared})
 
     @property
     def title(self) -> str:
@@ -115,6 +116,8 @@ PARTS: Mapping[str, Callable[[Cell], dict[str, Any]]] = {
     "network": network_parts,
     "images": image_parts,
     "rules": lambda cell: {"rule": cell.rule.identity()},
+    "asked": lambda cell: {"rule": cell.rule.identity()},  # the options are in every key
+    "random_network": lambda cell: {"model": cell.model.identity()},
     "target": lambda cell: {"target": cell.target},
     "model": lambda cell: {"model": cell.model.identity()},
     "weights": lambda cell: {"weights": cell.weights.identity()},

@@ -4,7 +4,7 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
@@ -15,16 +15,15 @@ import torch
 from tqdm import tqdm
 
 from pipeline.engine.network import Network
-from pipeline.engine.rules import Rule
 from pipeline.errors import UserError
 from pipeline.experiments.interface import Result
 from pipeline.experiments.targets import Target
 from pipeline.files import file_hash, save_atomically
 from pipeline.images.batches import Images, load_batches
-from pipeline.run.cell import Cell, digest, network_parts
+from pipeline.run.cell import Cell, Choice, digest, network_parts
 from pipeline.run.provenance import fingerprints, forget_files, image_set, manifest
 from pipeline.run.store import Store
-from pipeline.weights.states import TrainedBy, network_of, original, preprocessing_of
+from pipeline.weights.states import HE_GAUSSIAN, TrainedBy, network_of, original, preprocessing_of
 
 PART = 64  # images that are computed and stored together, whatever the batch size
 CALIBRATION = 64  # images on which weights=... batchnorm: calibrated looks
@@ -133,6 +132,7 @@ class Given:
     cell: Cell
     store: Store
     device: torch.device
+    random_networks: dict[int, Network] = field(default_factory=dict)
 
     @cached_property
     def network(self) -> Network:
@@ -153,13 +153,22 @@ class Given:
             _originals[key] = build_network(cell, self.device)
         return _originals[key]
 
-    def run(self, rules: Sequence[Rule], images: Images | None = None) -> list[Result]:
-        """The experiment's results: one per rule, or one."""
+    def random_network(self, seed: int) -> Network:
+        """The model under i.i.d. Gaussian weights. Kept: an experiment's parts ask for it again and again."""
+        if seed not in self.random_networks:
+            cell = replace(self.cell, weights=Choice("gaussian", HE_GAUSSIAN), seed=seed)
+            self.random_networks[seed] = build_network(cell, self.device)
+        return self.random_networks[seed]
+
+    def run(self, cells: Sequence[Cell], images: Images | None = None) -> list[Result]:
+        """The experiment's results: one per cell, or one."""
         cell = self.cell
         values: dict[str, Callable[[], Any]] = {
             "network": lambda: self.network,
             "images": lambda: images,
-            "rules": lambda: rules,
+            "rules": lambda: [one.rule.value for one in cells],
+            "asked": lambda: [(one.rule.value, one.experiment.value) for one in cells],
+            "random_network": lambda: self.random_network,
             "target": lambda: Target(cell.target, lambda: self.original),
             "options": lambda: cell.experiment.value,
             "model": lambda: cell.model.value,
@@ -191,7 +200,7 @@ def run_group(cells: list[Cell], run: Run, store: Store, device: torch.device, b
             results, skipped = in_parts(cells, given, run, bar)
             facts |= {"images": len(image_set(cells[0])) - len(skipped), "skipped": skipped}
         else:
-            results = given.run([cell.rule.value for cell in cells])
+            results = given.run(cells)
         facts["seconds"] = round(time.monotonic() - started, 3)
         given.forget()
         for cell, result in zip(cells, results, strict=True):
@@ -221,7 +230,7 @@ def in_parts(cells: list[Cell], given: Given, run: Run, bar: tqdm) -> tuple[list
             cells[0].dtype.torch,
             bar.update,
         )
-        for cell, result in zip(missing, given.run([cell.rule.value for cell in missing], part), strict=True):
+        for cell, result in zip(missing, given.run(missing, part), strict=True):
             given.store.write_part(cell, number, result, part.skipped)
     results, skipped = [], []
     for cell in cells:
