@@ -106,9 +106,20 @@ class Network:
             )
         return [layer for name, layer in below if not names or name in names]
 
+    @cached_property
+    def _used_last(self) -> dict[int, list[int]]:
+        """The values that no operation after this one reads, by its output."""
+        found: dict[int, list[int]] = {op.output: [] for op in self.ops}
+        for position, output in {i: op.output for op in self.ops for i in op.inputs}.items():
+            found[output].append(position)
+        return found
+
     @torch.no_grad()
-    def forward(self, x: Tensor, visit: Callable[[Op, Any], Any] | None = None) -> Record:
-        """Run the network on x (B, C, H, W) and record. `visit(op, value)` may replace a value (used to calibrate BatchNorm)."""
+    def forward(
+        self, x: Tensor, visit: Callable[[Op, Any], Any] | None = None, keep: Sequence[int] | None = None
+    ) -> Record:
+        """Run the network on x (B, C, H, W) and record. `visit(op, value)` may replace a value (used to calibrate BatchNorm); keep: the
+        positions of what is recorded beside the logits, by default all: other values go after their last use, and their memory is used again."""
         values: list[Any] = [None] * (self.ops[-1].output + 1)
         argmax: dict[int, Tensor] = {}
         values[0] = x.contiguous(memory_format=memory_format(x.device)) if x.ndim == 4 else x
@@ -117,6 +128,9 @@ class Network:
             if op.kind == "max_pool":
                 value, argmax[op.output] = value
             values[op.output] = value if visit is None else visit(op, value)
+            for position in self._used_last[op.output] if keep is not None else ():
+                if position not in keep:
+                    values[position] = None
         if value.ndim != 2:
             raise UserError(
                 f"the model returns a tensor of shape {tuple(value.shape)}; it must return logits, one row of classes per image (flatten its output)"
