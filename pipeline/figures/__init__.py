@@ -1,12 +1,19 @@
-"""Figures: each a module with `numbers(tables)`, all that is drawn, `caption(tables, profile)`, and `draw(numbers, text)`. They read tables and compute nothing else.
+"""Figures: each a module with `numbers(tables)`, all that is drawn, `caption(tables, profile)`, and `draw(numbers,
+text)`. They read tables and compute nothing else. tables[sweep] has its cells' rows, with columns that say which
+cell it is (weights, seed, rule, rule.first_layer, ...).
 
-A figure of maps has `draw(numbers, text, maps)`: maps[sweep] is a list of (which cell, {file: {key: tensor}}), one per cell in the order
-of the sweep, as its rows are in tables[sweep]; its csv holds the numbers that are printed in it. pipeline/figures/maps.py draws maps.
+Series come from the tables, by style.looks: known rules and laws in their order, then whatever else is there. A
+module that can't draw everything has `refuse(sweeps)` as well: given for each sweep what tells its cells apart, one
+mapping per cell with the keys of those columns, it returns a sentence that says why not and what to do, or None. It
+is asked before anything is computed.
 
-To add one: write such a module, enter it in FIGURES, add conf/figure/<name>.yaml with its sweeps.
-"""
+A figure of maps has `draw(numbers, text, maps)`: maps[sweep] is a list of (which cell, {file: {key: tensor}}), one
+per cell in the order of the sweep, as its rows are in tables[sweep]; its csv holds the numbers that are printed in
+it. pipeline/figures/maps.py draws maps.
 
-from collections.abc import Mapping
+To add one: write such a module, enter it in FIGURES, add conf/figure/<name>.yaml with its sweeps."""
+
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -28,6 +35,11 @@ def draws_maps(module: ModuleType) -> bool:
     return "maps" in signature(module.draw).parameters
 
 
+def refusal(module: ModuleType, sweeps: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
+    """Why these cells can't be drawn, from the module's `refuse`; None if they can."""
+    return module.refuse(sweeps) if hasattr(module, "refuse") else None
+
+
 def save(
     module: ModuleType,
     name: str,
@@ -36,7 +48,8 @@ def save(
     folder: Path,
     maps: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Draw a figure from its sweeps' tables (and maps): <name>.pdf, .png and .csv (exactly what is drawn) in `folder`; the pdf's path."""
+    """Draw a figure from its sweeps' tables (and maps): <name>.pdf, .png and .csv (exactly what is drawn) in `folder`;
+    the pdf's path."""
     style.use_style()
     numbers = module.numbers(tables)
     text = module.caption(tables, profile)

@@ -1,7 +1,5 @@
 """experiment=attribute as a picture: each image with the maps of one or several rules, without and with their bottom process."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-
 from collections.abc import Mapping
 
 import pandas as pd
@@ -80,4 +78,4 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
 
 
 def title(row: pd.Series) -> str:
-    return f"from {row['name']}" if row["rule"] == "activation" else style.LABELS.get(row["rule"], row["rule"])
+    return f"from {row['name']}" if row["rule"] == "activation" else style.rule_look(row["rule"]).label

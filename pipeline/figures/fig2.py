@@ -1,25 +1,21 @@
-"""Fig. 2: (a) alignment against the number N of layers under the rule, in total and by frequency band; (b) cosines and (c) norms of the weights."""
-
-# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-# (pandas types every selection as a frame or a series)
+"""Fig. 2: (a) alignment against the number N of layers under the rule, in total and by frequency band; (b) cosines and
+(c) norms of the weights."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from pipeline.figures import style
 from pipeline.measures.intervals import crossed_curve
 from pipeline.measures.maps import BANDS
 
-RULES = ("gbp", "rectgrad", "lrp", "activation")
+ENDS = {"split": ("P", "split (plus)"), "plus": ("X", "W+ (cross)"), "zbox": ("*", "z^B (star)")}  # layer 1 at N = L
 NULLS = ("mosaic", "mean_colour", "edges", "noise", "other")
-END_MARKS = {"split": "P", "plus": "X"}  # lrp at N = L, by what it does in the first layer
 BAND_TITLES = (
     r"$\lambda$ < side/56",
     r"$\lambda$: side/56 to side/14",
@@ -27,29 +23,34 @@ BAND_TITLES = (
     r"$\lambda$ > side/4",
 )
 COLUMNS = ["panel", "state", "series", "x", "name", "y", "low", "high"]
+TEXT = r"""
+Profile {profile}: {model}, {images}, explained class: {explained}. Random: {random}. Trained: {trained}. (a) Bands:
+95 % intervals over images and weight seeds (crossed bootstrap); trained: over images, for this network. {ends} Dotted
+lines: maps made without a network. Small panels: the same within bands of wavelength $\lambda$. (b) Mean over pairs
+of neurons, bars: one SD, small dots: mean of absolute values. (c) Mean over neurons, bars: one SD.
+"""
+ENDS_TEXT = "LRP is solid to N = L - 1; at N = L its marks are first layer plain (triangle), {}."
 
 
 def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """panel: a, a_band0..3, b, b_abs, c; state: random, trained, baseline (maps made without a network); series: rule, null map or first layer; y with its
-    interval: 95 % over images and weight seeds in (a), one standard deviation over pairs or neurons in (b) and (c)."""
+    """panel: a, a_band0..3, b, b_abs, c; state: random, trained, baseline (maps made without a network); series: rule,
+    null map, or rule and first layer; y with its interval: 95 % over images and weight seeds in (a), one standard
+    deviation over pairs or neurons in (b) and (c)."""
     values = {"a": "alignment", **{f"a_band{i}": f"alignment_band{i}" for i in range(BANDS)}}
     rows = []
     for panel, value in values.items():
         for state in style.STATES:
             for rule, table in tables[state].groupby("rule"):
                 rows += curve([panel, state, str(rule)], table, value)
-            for first, table in tables[f"{state}_ends"].groupby("rule.first_layer"):
-                rows += curve([panel, state, f"lrp {first}"], table[table["n"] == table["n"].max()], value)
+            for series, table in ends(tables[f"{state}_ends"]).items():
+                rows += curve([panel, state, series], table, value)
         for null in NULLS:
             mean = tables["nulls"].loc[tables["nulls"]["null"] == null, value].mean()
             rows.append([panel, "baseline", null, np.nan, "", mean, np.nan, np.nan])
+    measures = (("b", "cosine_mean", "cosine_std"), ("b_abs", "cosine_abs_mean", None), ("c", "norm_mean", "norm_std"))
     for state in style.STATES:
         for layer, table in tables[f"{state}_weights"].groupby("layer"):
-            for panel, mean, deviation in (
-                ("b", "cosine_mean", "cosine_std"),
-                ("b_abs", "cosine_abs_mean", None),
-                ("c", "norm_mean", "norm_std"),
-            ):
+            for panel, mean, deviation in measures:
                 y = table[mean].mean()
                 spread = np.sqrt((table[deviation] ** 2).mean()) if deviation else np.nan  # over seeds
                 rows.append([panel, state, state, layer, table["name"].iloc[0], y, y - spread, y + spread])
@@ -62,16 +63,27 @@ def curve(labels: list[str], table: pd.DataFrame, value: str) -> list[list]:
     return [] if table[value].isna().all() else crossed_curve(labels, table, value)
 
 
+def ends(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows at N = L by rule and first layer; none of a rule that has no choice there."""
+    if "rule.first_layer" not in table:
+        return {}
+    groups = table[table["n"] == table["n"].max()].groupby(["rule", "rule.first_layer"])
+    return {f"{rule} {first}": part for (rule, first), part in groups if first in ENDS}
+
+
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     random, trained = tables["random"], tables["trained"]
-    seeds = sorted(random["seed"].unique())
-    file = trained[trained.columns.intersection(["weights.path", "weights.enum"])].iloc[0].dropna()
-    return (
-        f"Profile {profile}: {random['model'].iloc[0]}, {random['image'].nunique()} images of {random['data'].iloc[0]}, explained class: {random['explained'].iloc[0]}. "
-        f"Random: {random['weights'].iloc[0]}, weight seeds {seeds[0]}-{seeds[-1]} (n = {len(seeds)}). Trained: {trained['weights'].iloc[0]} {' '.join(file.astype(str))}. "
-        "(a) Bands: 95 % intervals over images and weight seeds (crossed bootstrap); trained: over images, for this network. LRP is solid to N = L - 1; at N = L its marks are "
-        "first layer plain (triangle), split (plus), W+ (cross). Dotted lines: maps made without a network. Small panels: the same within bands of wavelength $\\lambda$. "
-        "(b) Mean over pairs of neurons, bars: one SD, small dots: mean of absolute values. (c) Mean over neurons, bars: one SD."
+    firsts = {series.rpartition(" ")[2] for state in style.STATES for series in ends(tables[f"{state}_ends"])}
+    marks = ", ".join(words for first, (_, words) in ENDS.items() if first in firsts)
+    return style.words(
+        TEXT,
+        profile=profile,
+        model=random["model"].iloc[0],
+        images=style.images_text(random),
+        explained=random["explained"].iloc[0],
+        random=style.weights_text(random) + style.seeds_text(random, ", weight "),
+        trained=style.weights_text(trained) + style.seeds_text(trained, ", weight "),
+        ends=ENDS_TEXT.format(marks) if marks else "",
     )
 
 
@@ -90,20 +102,16 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
         ax = figure.add_subplot(small[place // 2, place % 2], sharey=first)
         first = first or ax
         draw_cascade(ax, numbers[numbers["panel"] == f"a_band{band}"], labels=False)
-        style.panel_title(ax, "", f"{BAND_TITLES[band]}")
+        style.panel_title(ax, "", BAND_TITLES[band])
         ax.set(xlabel="N" if place >= len(bands) - 2 else "", ylabel=r"$\alpha$" if place % 2 == 0 else "")
         ax.tick_params(labelleft=place % 2 == 0)
-    figure.legend(
-        handles=legend_handles(),
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0.44),
-        ncols=8,
-        columnspacing=1.2,
-        handlelength=2.2,
-    )
-    for panel, ax, title, label in (
-        ("b", figure.add_subplot(bottom[0]), "cosine of neurons' weights", "cosine"),
-        ("c", figure.add_subplot(bottom[1]), "norm of neurons' weights", r"$\|w\|_2$"),
+    handles = [style.handle(replace(look, line="-")) for look in rules(numbers[numbers["panel"] == "a"]).values()]
+    handles += map(style.handle, style.STATES.values())
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.44)}
+    figure.legend(handles=handles, **place, ncols=8, columnspacing=1.2, handlelength=2.2)
+    for ax, panel, title, label in (
+        (figure.add_subplot(bottom[0]), "b", "cosine of neurons' weights", "cosine"),
+        (figure.add_subplot(bottom[1]), "c", "norm of neurons' weights", r"$\|w\|_2$"),
     ):
         draw_layers(ax, numbers, panel)
         style.panel_title(ax, panel, title)
@@ -112,80 +120,43 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     return figure
 
 
+def rules(part: pd.DataFrame) -> dict[str, style.Look]:
+    series = part.loc[part["state"] != "baseline", "series"]
+    return style.looks(name for name in series if name.rpartition(" ")[2] not in ENDS)
+
+
 def draw_cascade(ax: Axes, part: pd.DataFrame, labels: bool) -> None:
-    depth = part["x"].max()
-    for state, (line, filled) in style.STATES.items():
-        for rule in RULES:
-            points = part[(part["state"] == state) & (part["series"] == rule)]
-            colour, mark = style.COLOURS[rule], style.MARKS[rule]
-            solid = points[points["x"] < depth] if rule == "lrp" else points
-            size = 3 if labels else 2
-            ax.fill_between(solid["x"], solid["low"], solid["high"], color=colour, alpha=0.15, linewidth=0)
-            sns.lineplot(data=solid, x="x", y="y", ax=ax, color=colour, linestyle=line, marker=mark, markersize=size, markeredgecolor=colour,
-                         markeredgewidth=0.6, markerfacecolor=colour if filled else "white", linewidth=1.1 if labels else 0.9, errorbar=None, legend=False)  # fmt: skip
-            if rule == "lrp":
-                ends = {mark: points[points["x"] == depth]} | {
-                    END_MARKS[first]: part[(part["state"] == state) & (part["series"] == f"lrp {first}")]
-                    for first in END_MARKS
-                }
-                for end_mark, end in ends.items():
-                    errors = bars(end)
-                    ax.errorbar(
-                        end["x"],
-                        end["y"],
-                        errors,
-                        fmt=end_mark,
-                        color=colour,
-                        markersize=size + 1,
-                        elinewidth=0.6,
-                        markerfacecolor=colour if filled else "white",
-                        markeredgewidth=0.6,
-                    )
+    depth, size = part["x"].max(), 3 if labels else 2
+    for state, state_look in style.STATES.items():
+        here = part[part["state"] == state]
+        for rule, rule_look in rules(part).items():
+            look = replace(rule_look, line=state_look.line, filled=state_look.filled)
+            points = here[here["series"] == rule]
+            last = {first: here[here["series"] == f"{rule} {first}"] for first in ENDS}
+            if any(map(len, last.values())):  # layer 1 has several readings: each a mark of its own
+                marks = [(look.mark, points[points["x"] == depth])] + [(ENDS[k][0], end) for k, end in last.items()]
+                for mark, end in marks:
+                    dots = replace(look, mark=mark, line="")
+                    style.curve(ax, end["x"], end, dots, bars="y", markersize=size + 1, elinewidth=0.6)
+                points = points[points["x"] < depth]
+            width = 1.1 if labels else 0.9
+            style.curve(ax, points["x"], points, look, band=0.15, markersize=size, linewidth=width)
     nulls = part[part["state"] == "baseline"].set_index("series")["y"]
     for value in nulls:
         ax.axhline(value, color="#888888", linewidth=0.5, linestyle=":", zorder=0)
     low = min(-0.05, part["low"].min(), nulls.min() - 0.02)
-    ax.set(xlim=(-0.5, depth + 0.5), ylim=(low, 1.02), xlabel="", ylabel="")
-    ax.set_xticks(np.arange(0, depth + 1, 2 if depth > 10 else 1) if labels else np.arange(0, depth + 1, 4))
+    ax.set(xlim=(-0.5, depth + 0.5), ylim=(low, 1.02))
+    ax.set_xticks(np.arange(0, depth + 1, 4 if not labels else 2 if depth > 10 else 1))
     if labels:
         style.labels_at_right(ax, {style.NULL_LABELS[k]: v for k, v in nulls.items()}, "#666666")
 
 
-def bars(points: pd.DataFrame) -> list[pd.Series]:
-    return [
-        (points["y"] - points["low"]).clip(lower=0),
-        (points["high"] - points["y"]).clip(lower=0),
-    ]  # rounding may cross 0
-
-
 def draw_layers(ax: Axes, numbers: pd.DataFrame, panel: str) -> None:
-    for shift, (state, (line, filled)) in zip((-0.12, 0.12), style.STATES.items(), strict=True):
-        points = numbers[(numbers["panel"] == panel) & (numbers["state"] == state)]
-        colour = style.STATE_COLOURS[state]
-        errors = bars(points)
-        ax.errorbar(points["x"] + shift, points["y"], errors, fmt="o" if filled else "s", linestyle=line, color=colour, linewidth=0.8, elinewidth=0.7,
-                    capsize=1.5, markersize=3, markerfacecolor=colour if filled else "white", markeredgewidth=0.7)  # fmt: skip
-        absolute = numbers[(numbers["panel"] == f"{panel}_abs") & (numbers["state"] == state)]
-        ax.plot(absolute["x"] + shift, absolute["y"], ".", color=colour, markersize=2)
-    ax.axhline(0, color="#888888", linewidth=0.5, zorder=0)
+    for shift, (state, look) in zip((-0.12, 0.12), style.STATES.items(), strict=True):
+        here = numbers[numbers["state"] == state]
+        points, absolute = here[here["panel"] == panel], here[here["panel"] == f"{panel}_abs"]
+        style.curve(ax, points["x"] + shift, points, look, bars="y", linewidth=0.8, capsize=1.5, markeredgewidth=0.7)
+        ax.plot(absolute["x"] + shift, absolute["y"], ".", color=look.colour, markersize=2)
+    style.zero_line(ax)
     names = numbers[numbers["panel"] == panel].drop_duplicates("x").sort_values("x")
     ax.set_xticks(names["x"], names["name"], rotation=90, fontsize=6)
-
-
-def legend_handles() -> list[Line2D]:
-    rules = [Line2D([], [], color=style.COLOURS[r], marker=style.MARKS[r], label=style.LABELS[r]) for r in RULES]
-    states = []
-    for state, (line, filled) in style.STATES.items():
-        colour = style.STATE_COLOURS[state]
-        states.append(
-            Line2D(
-                [],
-                [],
-                color=colour,
-                linestyle=line,
-                marker="o" if filled else "s",
-                markerfacecolor=colour if filled else "white",
-                label=state,
-            )
-        )
-    return rules + states

@@ -1,7 +1,5 @@
 """Fig. 7: misclassified images layer by layer, what is left of them at each layer and of that what counts for the decided class and for its rival."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
-
 import textwrap
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -47,7 +45,7 @@ def some_layers(table: pd.DataFrame) -> list[int]:
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     table = tables[SWEEP]
-    row, rules = table.iloc[0], " or ".join(style.LABELS.get(rule, rule) for rule in table["rule"].unique())
+    row, rules = table.iloc[0], " or ".join(style.rule_look(rule).label for rule in table["rule"].unique())
     state = f"{row['model']}, weights {row['weights']}" + (
         f" seed {row['seed']}" if row["weights"] not in ("pretrained", "checkpoint") else ""
     )
@@ -97,7 +95,7 @@ def draw_case(figure: Figure, case: pd.DataFrame, maps: Mapping[str, list], top:
         figure,
         0.06,
         top - 0.11,
-        headline(case.iloc[0]) + (f"; {style.LABELS.get(rule, rule)}" if name_rule else ""),
+        headline(case.iloc[0]) + (f"; {style.rule_look(rule).label}" if name_rule else ""),
         size=8,
         weight="bold",
     )

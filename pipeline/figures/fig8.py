@@ -1,8 +1,5 @@
 """Fig. 8: KIS (20) of right and wrong decisions, when the network is given (a) the attribution, (b), (c) insertions in x's place; and what controls say."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
-# (pandas types every selection as a frame or a series)
-
 from collections.abc import Mapping
 
 import numpy as np
@@ -82,10 +79,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     style.panel_title(ax, "e", f"{imagenet['series'].iloc[0]}, attribution", pad=11)
     ax.set(xlim=scores.sides(imagenet), xlabel="S")
     figure.axes[0].legend(
-        handles=[
-            Line2D([], [], color=colour, linestyle=line, label=group)
-            for group, (colour, line) in style.OUTCOMES.items()
-        ],
+        handles=[style.handle(look) for look in style.OUTCOMES.values()],
         loc="upper left",
         fontsize=6,
     )

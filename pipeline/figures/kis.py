@@ -1,16 +1,11 @@
 """KIS (20) beyond Fig. 8: (a) S of each rule, (b) its AUROC, (c) what the AUROC of GBP hangs on, (d) the threshold of the insertions."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
-# (pandas types every selection as a frame or a series)
-
 from collections.abc import Mapping
 
 import pandas as pd
-import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from pipeline.figures import scores, style
 from pipeline.measures.scores import LOW
@@ -56,7 +51,7 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     return (
         f"Profile {profile}: {scores.network_text(tables['rules'])}. (a) Density of S (20) over all images, starred weights of the new decision. (b) to (d) AUROC of S "
-        f"for classified correctly, 95 % bootstrap over images; filled: starred weights of the new decision, open: of the decision k on x. (c), (d): {style.rule_look(tables['label']['rule'].iloc[0])[3]}. (c) The explained class, the "
+        f"for classified correctly, 95 % bootstrap over images; filled: starred weights of the new decision, open: of the decision k on x. (c), (d): {style.rule_look(tables['label']['rule'].iloc[0]).label}. (c) The explained class, the "
         f"way a map becomes an image, and what an insertion puts in place of what it removes. (d) Shares removed of the lowest scores. Missing S: {scores.missing_text(tables['rules'])}."
     )
 
@@ -68,9 +63,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     )
     densities = figure.add_subplot(grid[0, :2])
     for rule, points in numbers[(numbers["panel"] == "a") & (numbers["what"] == "all")].groupby("series", sort=False):
-        colour, mark, line, _ = style.rule_look(rule)
-        sns.lineplot(data=points, x="x", y="y", ax=densities, color=colour, marker=mark, markevery=8, markersize=3, linestyle=line, markeredgewidth=0.5,
-                     markeredgecolor=colour, errorbar=None, legend=False)  # fmt: skip
+        style.curve(densities, points["x"], points, style.rule_look(rule), markevery=8)
     dense = numbers[
         (numbers["what"] == "all") & (numbers["y"] > 0.01 * numbers["y"].where(numbers["what"] == "all").max())
     ]
@@ -81,7 +74,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     draw_dots(
         figure.add_subplot(grid[0, 2]),
         numbers[numbers["panel"] == "b"],
-        {rule: style.rule_look(rule)[3] for rule in rules},
+        {rule: style.rule_look(rule).label for rule in rules},
         "b",
         "rules",
     )
@@ -91,7 +84,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     )
     shares = figure.add_subplot(grid[1, 1:])
     for name in ("insertion", "insertion_magnitude"):
-        colour, mark = style.INPUT_MARKS[name]
+        colour, mark = style.INPUTS[name].colour, style.INPUTS[name].mark
         for measure, line in (("s_own", "-"), ("s_fixed", ":")):
             points = numbers[(numbers["panel"] == "d") & (numbers["input"] == name) & (numbers["measure"] == measure)]
             shares.fill_between(points["x"], points["low"], points["high"], color=colour, alpha=0.12, linewidth=0)
@@ -108,15 +101,8 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     shares.axhline(0.5, color="#888888", linewidth=0.5, zorder=0)
     shares.set(xlabel="share of pixels that an insertion removes", ylabel="AUROC")
     style.panel_title(shares, "d", "threshold of the insertions")
-    looks = [style.rule_look(rule) for rule in rules]
-    series = [
-        Line2D([], [], color=colour, marker=mark, linestyle=line, markersize=3, label=label)
-        for colour, mark, line, label in looks
-    ]
-    inputs = [
-        Line2D([], [], color=colour, marker=mark, linestyle="", markersize=3, label=style.INPUT_LABELS[name])
-        for name, (colour, mark) in style.INPUT_MARKS.items()
-    ]
+    series = [style.handle(style.looks(rules)[rule]) for rule in rules]
+    inputs = [style.handle(look) for look in style.INPUTS.values()]
     figure.legend(
         handles=[*series, *inputs],
         loc="upper center",
@@ -132,7 +118,8 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
 def draw_dots(ax: Axes, part: pd.DataFrame, names: dict[str, str], letter: str, title: str) -> None:
     """AUROC by series, a mark per input, filled for s_own and open for s_fixed."""
     places = {name: i for i, name in enumerate(names)}
-    for i, (name, (colour, mark)) in enumerate(style.INPUT_MARKS.items()):
+    for i, (name, look) in enumerate(style.INPUTS.items()):
+        colour, mark = look.colour, look.mark
         for measure, shift in (("s_own", -0.06), ("s_fixed", 0.06)):
             points = part[(part["input"] == name) & (part["measure"] == measure)]
             at = points["series"].map(places).astype(float) + 0.24 * (i - 1) + shift

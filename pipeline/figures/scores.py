@@ -1,8 +1,5 @@
 """S of (20) as numbers to draw: densities of right and wrong decisions, peaks, AUROC for "classified correctly"."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
-# (pandas types every selection as a frame or a series)
-
 import re
 from collections.abc import Sequence
 
@@ -164,7 +161,8 @@ def missing_text(table: pd.DataFrame) -> str:
 
 def draw_distribution(ax: Axes, part: pd.DataFrame) -> None:
     """Densities of right and wrong, or marks for single images; triangles at the two peaks; AUROC, V and the dip test in words."""
-    for i, (group, (colour, line)) in enumerate(style.OUTCOMES.items()):
+    for i, (group, look) in enumerate(style.OUTCOMES.items()):
+        colour, line = look.colour, look.line
         points = part[part["what"] == group]
         if len(points):
             sns.lineplot(data=points, x="x", y="y", ax=ax, color=colour, linestyle=line, errorbar=None, legend=False)

@@ -1,42 +1,54 @@
-"""One look for all figures: an IEEE page's widths, a colour and a mark per rule, line style and filling for the weights' state."""
+"""One look for all figures: an IEEE page's widths, a Look per rule, law and state; curves, legends and captions."""
 
 import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 SINGLE, DOUBLE = 3.5, 7.16  # column widths in inches
+INK = "#444444"  # of legends that speak of a line or a mark alone
 
-# Okabe and Ito's colours, told apart by colour-blind readers; marks tell them apart in grey.
-COLOURS = {
-    "grad": "#000000",
-    "gbp": "#0072B2",
-    "rectgrad": "#D55E00",
-    "lrp": "#009E73",
-    "dtd": "#56B4E9",
-    "activation": "#CC79A7",
-}
-MARKS = {"grad": "x", "gbp": "o", "rectgrad": "s", "lrp": "^", "dtd": "v", "activation": "D"}
-LABELS = {
-    "grad": "Gradient",
-    "gbp": "GBP",
-    "rectgrad": "RectGrad",
-    "lrp": r"LRP ($z^+$)",
-    "dtd": "DTD",
-    "activation": "Activation",
-}
-# Relatives of a rule have its colour, and a line and a mark of their own.
-COLOURS |= {"deconvnet": COLOURS["gbp"], "lrp_epsilon": COLOURS["lrp"], "lrp_alphabeta": COLOURS["lrp"]}
-MARKS |= {"deconvnet": "H", "lrp_epsilon": "1", "lrp_alphabeta": "2"}
-LABELS |= {"deconvnet": "DeconvNet", "lrp_epsilon": r"LRP-$\varepsilon$", "lrp_alphabeta": r"LRP-$\alpha\beta$"}
-RULE_LINES = {**dict.fromkeys(COLOURS, "-"), "deconvnet": "--", "lrp_epsilon": ":", "lrp_alphabeta": "--"}
 
-STATES = {"random": ("-", True), "trained": ("--", False)}  # line style, filled marks
-STATE_COLOURS = {"random": "#444444", "trained": "#E69F00"}
+@dataclass(frozen=True)
+class Look:
+    """How one series is drawn, and what a legend calls it; a mark that is not filled is white inside."""
+
+    colour: str
+    mark: str = ""
+    line: str | tuple[int, tuple[float, ...]] = "-"
+    label: str = ""
+    filled: bool = True
+
+
+# Okabe and Ito's colours, told apart by colour-blind readers; marks tell them apart in grey. Relatives of a rule have
+# its colour, and a line and a mark of their own.
+RULES = {
+    "grad": Look("#000000", "x", label="Gradient"),
+    "gbp": Look("#0072B2", "o", label="GBP"),
+    "deconvnet": Look("#0072B2", "H", "--", "DeconvNet"),
+    "rectgrad": Look("#D55E00", "s", label="RectGrad"),
+    "lrp": Look("#009E73", "^", label=r"LRP ($z^+$)"),
+    "lrp_epsilon": Look("#009E73", "1", ":", r"LRP-$\varepsilon$"),
+    "lrp_alphabeta": Look("#009E73", "2", "--", r"LRP-$\alpha\beta$"),
+    "excitation_bp": Look("#009E73", "3", "-.", "Excitation BP"),
+    "dtd": Look("#56B4E9", "v", label="DTD"),
+    "activation": Look("#CC79A7", "D", label="Activation"),
+}
+OTHERS = (("#666666", ".", "-."), ("#999999", "4", ":"), ("#333333", "+", "--"), ("#808080", "|", "-."))
+
+STATES = {"random": Look(INK, "o", "-", "random"), "trained": Look("#E69F00", "s", "--", "trained", filled=False)}
+FIXED = ("pretrained", "checkpoint", "trained")  # weights that no seed draws
 NULL_LABELS = {
     "mosaic": "mosaic",
     "mean_colour": "mean colour",
@@ -47,55 +59,178 @@ NULL_LABELS = {
 }
 
 # Laws of the weights: Tol's muted colours and marks that no rule has, for curves of laws stand beside curves of rules.
-LAW_COLOURS = {
-    "gaussian": "#332288", "ring": "#44AA99", "heavy_tailed": "#117733", "uniform": "#CC6677", "uniform_literal": "#882255",  # E[w w'] = c I
-    "anisotropic": "#999933", "uniform01": "#AA4499", "removal": "#661100", "thinned": "#6699CC",
-}  # fmt: skip
-LAW_MARKS = {
-    "gaussian": "*", "ring": "P", "heavy_tailed": "p", "uniform": ">", "uniform_literal": "8",
-    "anisotropic": "d", "uniform01": "<", "removal": "X", "thinned": "h",
-}  # fmt: skip
-LAW_LABELS = {
-    "gaussian": "Gaussian", "ring": "ring", "heavy_tailed": "heavy-tailed", "uniform": "uniform", "uniform_literal": "uniform, unscaled",
-    "anisotropic": "anisotropic", "uniform01": "uniform [0, 1]", "removal": "removal", "thinned": "random removal",
-}  # fmt: skip
+LAWS = {
+    "gaussian": Look("#332288", "*", label="Gaussian"),  # from here to uniform_literal: E[w w'] = c I
+    "ring": Look("#44AA99", "P", label="ring"),
+    "heavy_tailed": Look("#117733", "p", label="heavy-tailed"),
+    "uniform": Look("#CC6677", ">", label="uniform"),
+    "uniform_literal": Look("#882255", "8", label="uniform, unscaled"),
+    "anisotropic": Look("#999933", "d", label="anisotropic"),
+    "uniform01": Look("#AA4499", "<", label="uniform [0, 1]"),
+    "removal": Look("#661100", "X", label="removal"),
+    "thinned": Look("#6699CC", "h", label="random removal"),
+}
 
 # Where propagation starts in Fig. 6: Tol's high-contrast colours, which keep apart in grey.
-PART_COLOURS = {
-    "all": "#000000",
-    "max": "#BB5566",
-    "min": "#004488",
-    "random": "#888888",
-    "constant_max": "#BB5566",
-    "constant_min": "#004488",
+PARTS = {
+    "all": Look("#000000", "o", label="all units"),
+    "max": Look("#BB5566", "^", label="max (largest)"),
+    "min": Look("#004488", "v", label="min (smallest)"),
+    "random": Look("#888888", "x", ":", "random"),
+    "constant_max": Look("#BB5566", "^", (0, (1, 1.5)), "constant on max", filled=False),
+    "constant_min": Look("#004488", "v", (0, (1, 1.5)), "constant on min", filled=False),
 }
-PART_MARKS = {"all": "o", "max": "^", "min": "v", "random": "x", "constant_max": "^", "constant_min": "v"}
-PART_LABELS = {
-    "all": "all units", "max": "max (largest)", "min": "min (smallest)", "random": "random", "constant_max": "constant on max", "constant_min": "constant on min",
-}  # fmt: skip
 
-# Decisions in Fig. 8: colour and line.
-OUTCOMES = {"correct": ("#228833", "-"), "incorrect": ("#AA3377", "--")}
+# Decisions in Fig. 8.
+OUTCOMES = {"correct": Look("#228833", label="correct"), "incorrect": Look("#AA3377", "", "--", "incorrect")}
 INPUT_LABELS = {  # what the network is given in x's place
-    "attribution": "attribution", "insertion": "insertion", "insertion_magnitude": "insertion by magnitude", "edge": "edge map", "noise": "random map",
-    "blur": "blurred x", "other": "another image's map", "runner_up": "runner-up class's map", "random_network": "random network's map",
-}  # fmt: skip
-INPUT_MARKS = {"attribution": ("#000000", "o"), "insertion": ("#66CCEE", "v"), "insertion_magnitude": ("#EE6677", "^")}
+    "attribution": "attribution",
+    "insertion": "insertion",
+    "insertion_magnitude": "insertion by magnitude",
+    "edge": "edge map",
+    "noise": "random map",
+    "blur": "blurred x",
+    "other": "another image's map",
+    "runner_up": "runner-up class's map",
+    "random_network": "random network's map",
+}
+INPUTS = {
+    name: Look(colour, mark, "", INPUT_LABELS[name])
+    for name, colour, mark in (
+        ("attribution", "#000000", "o"),
+        ("insertion", "#66CCEE", "v"),
+        ("insertion_magnitude", "#EE6677", "^"),
+    )
+}
 
 
 def use_style() -> None:
     matplotlib.use("Agg")
-    sns.set_theme(context="paper", style="ticks", font="DejaVu Sans", rc={
-        "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
-        "axes.linewidth": 0.6, "lines.linewidth": 1.1, "lines.markersize": 3, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
-        "xtick.major.size": 2.5, "ytick.major.size": 2.5, "legend.frameon": False, "pdf.fonttype": 42, "ps.fonttype": 42,
-        "figure.dpi": 100, "savefig.dpi": 200, "mathtext.fontset": "dejavusans",
-    })  # fmt: skip
+    sizes = {"axes.labelsize": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7}
+    ticks = {f"{axis}tick.major.{what}": value for axis in "xy" for what, value in (("width", 0.6), ("size", 2.5))}
+    rest = {
+        "font.size": 8, "axes.linewidth": 0.6, "lines.linewidth": 1.1, "lines.markersize": 3, "legend.frameon": False,
+        "pdf.fonttype": 42, "ps.fonttype": 42, "figure.dpi": 100, "savefig.dpi": 200, "mathtext.fontset": "dejavusans",
+    }  # fmt: skip
+    sns.set_theme(context="paper", style="ticks", font="DejaVu Sans", rc={**sizes, **ticks, **rest})
 
 
-def rule_look(rule: str) -> tuple[str, str, str, str]:
-    """Colour, mark, line and label of a rule; grey and its own name for one that has no look here."""
-    return COLOURS.get(rule, "#666666"), MARKS.get(rule, "."), RULE_LINES.get(rule, "-."), LABELS.get(rule, rule)
+# ---- looks -----------------------------------------------------------------------------------------------------------
+
+
+def ordered(names: Iterable[Any], known: Iterable[str] = RULES) -> list[str]:
+    """The different names: first the known ones in their order, then the others in the order given."""
+    given = list(dict.fromkeys(map(str, names)))
+    first = [name for name in known if name in given]
+    return first + [name for name in given if name not in first]
+
+
+def looks(names: Iterable[Any], known: Mapping[str, Look] = RULES) -> dict[str, Look]:
+    """The names in their order (ordered) with their looks; those not known go by their names, in different greys."""
+    found = ordered(names, known)
+    strange = [name for name in found if name not in known]
+    greys = {name: Look(*OTHERS[i % len(OTHERS)], label=name) for i, name in enumerate(strange)}
+    return {name: known.get(name) or greys[name] for name in found}
+
+
+def by_colour(series: Mapping[str, Look]) -> dict[str, Look]:
+    """The same series told apart by colour alone: relatives of a rule in lighter tones of its colour."""
+    found: dict[str, Look] = {}
+    for name, look in series.items():
+        shade = 0.55 ** [series[other].colour for other in found].count(look.colour)
+        found[name] = replace(look, colour=to_hex([1 - shade * (1 - c) for c in to_rgb(look.colour)], keep_alpha=False))
+    return found
+
+
+def rule_look(rule: str) -> Look:
+    """The look of a rule that stands alone; of several, some of them strange: looks(rules)."""
+    return looks([rule])[rule]
+
+
+def opened(look: Look, line: str = "--") -> Look:
+    """The same series in another state: white inside, another line."""
+    return replace(look, line=line, filled=False)
+
+
+def drawn(look: Look) -> dict[str, Any]:
+    """A look in matplotlib's words."""
+    return {
+        "color": look.colour,
+        "marker": look.mark,
+        "linestyle": look.line or "none",
+        "markerfacecolor": look.colour if look.filled else "white",
+        "markeredgewidth": 0.6,
+    }
+
+
+def curve(ax: Axes, at: Any, points: pd.DataFrame, look: Look, band: float = 0, bars: str = "", **more: Any) -> None:
+    """One series: points' y over `at` (a column, or places). band: opacity of the band from low to high; bars: the axis
+    ("x", "y") along which values and error bars lie. A single point has a bar for a band. more: for matplotlib."""
+    given = drawn(look) | more
+    if band and len(points) == 1:
+        bars = "y"
+    elif band:
+        ax.fill_between(at, points["low"], points["high"], color=look.colour, alpha=band, linewidth=0)
+    if bars == "x":
+        ax.errorbar(points["y"], at, xerr=error_bars(points), **{"elinewidth": 0.7, **given})
+    elif bars:
+        ax.errorbar(at, points["y"], error_bars(points), **{"elinewidth": 0.7, **given})
+    else:
+        ax.plot(at, points["y"], **given)
+
+
+def error_bars(points: pd.DataFrame) -> np.ndarray:
+    """(2, n): from y down to low and up to high; 0 where rounding puts y outside, for matplotlib refuses less."""
+    return np.clip([points["y"] - points["low"], points["high"] - points["y"]], 0, None)
+
+
+def handle(look: Look, **more: Any) -> Line2D:
+    """The entry of a legend."""
+    return Line2D([], [], label=look.label, **{**drawn(look), **more})
+
+
+# ---- texts -----------------------------------------------------------------------------------------------------------
+
+
+def words(template: str, **values: Any) -> str:
+    """A caption's template filled in, on one line."""
+    return " ".join(template.format(**values).split())
+
+
+def images_text(table: pd.DataFrame) -> str:
+    return f"{table['image'].nunique()} images of {table['data'].iloc[0]}"
+
+
+def seeds_text(table: pd.DataFrame, before: str) -> str:
+    """Behind `before`, the seeds of the weights; nothing where no seed draws them."""
+    seeds = sorted(table["seed"].unique())
+    if len(seeds) > 1:
+        return f"{before}seeds {seeds[0]}-{seeds[-1]} (n = {len(seeds)})"
+    return "" if table["weights"].iloc[0] in FIXED else f"{before}seed {seeds[0]}"
+
+
+def weights_text(table: pd.DataFrame) -> str:
+    """The choice of weights, and the file, the training or the other weights that it names."""
+    known = table.columns.intersection(["weights.path", "weights.enum", "weights.training"])
+    named = [table["weights"].iloc[0], *table[known].iloc[0].dropna()]
+    if "weights.base" in table and isinstance(base := table["weights.base"].iloc[0], str):
+        named += ["on", base]
+    return " ".join(map(str, named))
+
+
+def state_text(table: pd.DataFrame) -> str:
+    """Which network: model, weights and, where one draws them, their seed."""
+    return f"{table['model'].iloc[0]}, weights {weights_text(table)}{seeds_text(table, ' ')}"
+
+
+def several_maps(cells: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why a figure of one map per image can't show these cells; None if it can."""
+    if any(cell["rule"] == "activation" for cell in cells):
+        return "this figure shows one map per image, and rule=activation gives one for each layer; choose another rule"
+    return None
+
+
+# ---- pages -----------------------------------------------------------------------------------------------------------
 
 
 def panel_title(ax: Axes, letter: str, text: str, pad: float = 4) -> None:
@@ -104,21 +239,18 @@ def panel_title(ax: Axes, letter: str, text: str, pad: float = 4) -> None:
 
 
 def labels_at_right(ax: Axes, values: dict[str, float], colour: str, gap: float = 0.043) -> None:
-    """Texts at the right end of horizontal lines, moved apart where they would overlap; gap: least distance, share of the axis."""
+    """Texts at the right end of horizontal lines, moved apart where they overlap; gap: least share of the axis."""
     low, high = ax.get_ylim()
     at = -1.0
+    share = {"xycoords": "axes fraction", "textcoords": "axes fraction"}
     for text, value in sorted(values.items(), key=lambda item: item[1]):
-        at = max((value - low) / (high - low), at + gap)
-        ax.annotate(
-            text,
-            (1.0, (value - low) / (high - low)),
-            (1.02, at),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            va="center",
-            fontsize=6,
-            color=colour,
-        )
+        place = (value - low) / (high - low)
+        at = max(place, at + gap)
+        ax.annotate(text, (1.0, place), (1.02, at), **share, va="center", fontsize=6, color=colour)
+
+
+def zero_line(ax: Axes) -> None:
+    ax.axhline(0, color="#888888", linewidth=0.5, zorder=0)
 
 
 def caption(figure: Figure, text: str, y: float = 0.008, width: int = 168) -> None:
@@ -127,9 +259,8 @@ def caption(figure: Figure, text: str, y: float = 0.008, width: int = 168) -> No
 
 
 def save(figure: Figure, path: Path) -> None:
-    figure.savefig(
-        path, metadata={"CreationDate": None} if path.suffix == ".pdf" else None
-    )  # the same file from the same table
+    """The same file from the same table: no date in it."""
+    figure.savefig(path, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
 
 
 def close(figure: Figure) -> None:

@@ -3,8 +3,6 @@
 The paper does not say from which layer the Activation column starts: here it is layer L / 3, and strips show the other layers.
 """
 
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-
 from collections.abc import Mapping
 
 import numpy as np
@@ -129,6 +127,7 @@ def header(figure: Figure, left: float, right: float, top: float, height: float)
     figure.text(left + width - 0.012, top - 0.34 / height, "bottom", fontsize=5.6, ha="right", va="top")
     for i, rule in enumerate(RULES, start=1):
         x = left + (i + 0.5) * width
-        figure.text(x, top, style.LABELS[rule], fontsize=7.5, ha="center", va="top", color=style.COLOURS[rule])
+        look = style.rule_look(rule)
+        figure.text(x, top, look.label, fontsize=7.5, ha="center", va="top", color=look.colour)
         figure.text(x, top - 0.17 / height, FILTERS[rule], fontsize=5.6, ha="center", va="top")
         figure.text(x, top - 0.34 / height, BOTTOMS[rule], fontsize=5.6, ha="center", va="top")
