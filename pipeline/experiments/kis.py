@@ -243,10 +243,8 @@ def replaced(r: Tensor, record: Record, form: Insertion | Rescaling) -> Replaced
     else:
         found, kept = rescaled(r, record.x, form), torch.full((len(r),), torch.nan)
     whole, finite = (t.flatten(1).isfinite().all(1) for t in (found, r))
-    why = [
-        "" if w else "constant map" if f else "map not finite"
-        for w, f in zip(whole.tolist(), finite.tolist(), strict=True)
-    ]
+    facts = zip(whole.tolist(), finite.tolist(), strict=True)
+    why = ["" if w else "constant map" if f else "map not finite" for w, f in facts]
     return Replaced(torch.where(whole.view(-1, 1, 1, 1), found, 0), why, kept)
 
 
@@ -270,10 +268,8 @@ def measure(last: Op, case: Case, given: Replaced) -> Columns:
     finite = star.logits.isfinite().all(1)
     defined = s["s_own"].isfinite() & s["s_fixed"].isfinite() & finite
     probability = star.logits.double().softmax(1).gather(1, k[:, None])[:, 0]
-    why = [
-        reason or ("zero denominator" if z else "" if d else "activations not finite")
-        for reason, z, d in zip(given.missing, silent.tolist(), defined.tolist(), strict=True)
-    ]
+    facts = zip(given.missing, silent.tolist(), defined.tolist(), strict=True)
+    why = [gone or ("zero denominator" if z else "" if d else "activations not finite") for gone, z, d in facts]
     there = torch.tensor([not reason for reason in given.missing], device=k.device) & finite
     numbers = {name: torch.where(there & defined, value, torch.nan) for name, value in s.items()} | {
         "probability_star": torch.where(there, probability, torch.nan),
