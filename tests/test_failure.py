@@ -10,7 +10,6 @@ import torch
 from matplotlib.text import Text
 from torch import nn
 
-from pipeline import cli
 from pipeline.api import rule
 from pipeline.engine.network import trace
 from pipeline.engine.rules import Activation, Gbp
@@ -22,6 +21,7 @@ from pipeline.figures import fig7, maps, save, style
 from pipeline.images.batches import Batch
 from pipeline.measures.maps import alignment
 from pipeline.networks.catalogue import Own
+from pipeline.run import drawn as drawn_tables
 from tests import tiny
 from tests.models import GuidedRelu
 
@@ -202,7 +202,7 @@ ALL = ["experiment=failure", "failure.errors=false", "failure.most=null", "failu
 @pytest.fixture
 def plain(monkeypatch):
     """Without the picture, which takes a second."""
-    monkeypatch.setattr(cli, "draw_figure", lambda *args, **kwargs: Path("picture.pdf"))
+    monkeypatch.setattr(drawn_tables, "draw_figure", lambda *args, **kwargs: Path("picture.pdf"))
 
 
 def read(path: Path) -> tuple[pd.DataFrame, torch.Tensor]:
