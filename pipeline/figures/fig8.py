@@ -107,9 +107,8 @@ def draw_aurocs(ax: Axes, numbers: pd.DataFrame) -> None:
     for _, row in differences.iterrows():
         scores.note(ax, 1.02, names.index(row["input"]), scores.interval_text(row), **beside)
     if len(differences):
-        scores.note(
-            ax, 1.02, names.index(main.loc[main["what"] == "auroc", "input"].iloc[0]), "(a) above it by", **beside
-        )
+        first = names.index(main.loc[main["what"] == "auroc", "input"].iloc[0])
+        scores.note(ax, 1.02, first, "(a) above it by", **beside)
     for _, row in numbers[(numbers["measure"] == "margin") & (numbers["what"] == "auroc")].iterrows():
         ax.axvline(row["y"], color="#444444", linestyle=":", linewidth=0.8, zorder=1)
     ax.axvline(0.5, color="#888888", linewidth=0.5, zorder=0)
