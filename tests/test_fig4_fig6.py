@@ -11,33 +11,39 @@ from tests.pages import check_texts
 
 LAYERS = {1: "conv1_1", 2: "conv1_2", 3: "conv2_1", 4: "fc6"}
 CELL = {"model": "net", "data": "images", "explained": "decision", "weights.path": "w"}
+RULES = ("gbp", "rectgrad", "lrp")  # of Fig. 6
+CASCADE = (*RULES, "activation")  # of Fig. 4
+LEVELS = {"activation": range(4), "external": (4,)}
 SEEDS, IMAGES = (0, 1, 2), ("i0", "i1", "i2", "i3")
 
 
-def extremes(seed_with: str) -> pd.DataFrame:
-    """max falls to all from .1 above and min rises to it from .2 below, by image; min of RectGrad's layer 1 is missing for one image."""
+def extremes(seed_with: str, rules=RULES) -> pd.DataFrame:
+    """max falls to all from .1 above and min rises to it from .2 below, by image; min of RectGrad's layer 1 is missing
+    for one image."""
     offsets = {"all": 0.0, "max": 0.1, "min": -0.2, "random": 0.01, "constant_max": 0.08, "constant_min": -0.18}
     rows = [
-        {"image": image, "layer": layer, "name": name, "part": part, "share": 0.1, "rule": rule, "seed": 100, "weights": "checkpoint", **CELL, "sim_all": 1 - abs(offset) / layer,
-         "alignment": np.nan if (rule, part, layer, i) == ("rectgrad", "min", 1, 0) else 0.3 + 0.01 * i + offset / layer}
-        for rule in fig6.RULES for i, image in enumerate(IMAGES) for layer, name in LAYERS.items()
+        {"image": image, "layer": layer, "name": name, "part": part, "share": 0.1, "rule": rule, "seed": 100,
+         "weights": "checkpoint", **CELL, "sim_all": 1 - abs(offset) / layer,
+         "alignment": np.nan if (rule, part, layer, i) == ("rectgrad", "min", 1, 0) else 0.3 + i / 100 + offset / layer}
+        for rule in rules for i, image in enumerate(IMAGES) for layer, name in LAYERS.items()
         for part, offset in offsets.items() if seed_with == "activation" or not part.startswith("constant")
     ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def cascade(weights: str, offset: float, rules=fig4.RULES, **more: str) -> pd.DataFrame:
+def cascade(weights: str, offset: float, rules=CASCADE, **more: str) -> pd.DataFrame:
     rows = [
-        {"image": image, "n": n, "name": f"conv{n}", "rule": rule, "seed": seed, "weights": weights, **CELL, **more, "alignment_naive": 0.0 if n > 2 else 0.1 * n,
-         "alignment": 0.1 * n + 0.01 * i + 0.02 * seed + offset}
-        for rule in rules for seed in SEEDS for i, image in enumerate(IMAGES) for n in range(5 if rule != "activation" else 4)
+        {"image": image, "n": n, "name": f"conv{n}", "rule": rule, "seed": seed, "weights": weights, **CELL, **more,
+         "alignment_naive": 0.0 if n > 2 else 0.1 * n, "alignment": 0.1 * n + 0.01 * i + 0.02 * seed + offset}
+        for rule in rules for seed in SEEDS for i, image in enumerate(IMAGES) for n in LEVELS.get(rule, range(5))
     ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def tables(name: str) -> dict[str, pd.DataFrame]:
+def tables(name: str, rules=CASCADE) -> dict[str, pd.DataFrame]:
     if name == "fig6":
-        return {seed_with: extremes(seed_with) for seed_with in fig6.READINGS}
+        below = [rule for rule in rules if rule not in ("activation", "external")]
+        return {seed_with: extremes(seed_with, below) for seed_with in fig6.READINGS}
     laws = {
         "gaussian": 0.0,
         "ring": 0.01,
@@ -47,8 +53,9 @@ def tables(name: str) -> dict[str, pd.DataFrame]:
         "uniform01": -0.4,
     }
     return {
-        "laws": pd.concat([cascade(law, offset) for law, offset in laws.items()]), "literal": cascade("uniform", -0.02),
-        "overflow": cascade("uniform", 0.1, fig4.RULES[:3], model="vgg16"),
+        "laws": pd.concat([cascade(law, offset, rules) for law, offset in laws.items()]),
+        "literal": cascade("uniform", -0.02, rules),
+        "overflow": cascade("uniform", 0.1, [rule for rule in rules if rule != "activation"], model="vgg16"),
     }  # fmt: skip
 
 
@@ -60,7 +67,7 @@ def test_fig6_numbers():
         of("panel == 'alignment' and seed_with == 'activation' and rule == 'gbp' and part == 'max'"),
         middle + 0.1 / np.arange(1, 5),
     )
-    for rule in fig6.RULES:  # a missing image leaves no mark on a gap that is paired
+    for rule in RULES:  # a missing image leaves no mark on a gap that is paired
         np.testing.assert_allclose(
             of(f"panel == 'gap' and seed_with == 'relevance' and rule == '{rule}'"), 0.3 / np.arange(1, 5)
         )
@@ -80,13 +87,13 @@ def test_fig6_numbers():
 def test_fig4_numbers():
     numbers = fig4.numbers(tables("fig4"))
     differences = numbers[numbers["panel"] == "difference"].set_index(["rule", "law"])
-    for rule in fig4.RULES:
+    for rule in CASCADE:
         for law, expected in {"ring": 0.01, "uniform": -0.02, "uniform_literal": -0.02, "uniform01": -0.4}.items():
             row = differences.loc[(rule, law)]
             np.testing.assert_allclose(
                 [row["y"], row["low"], row["high"]], expected, atol=1e-12
             )  # paired: no spread of images and seeds
-    levels = {rule: np.arange(5 if rule != "activation" else 4) for rule in fig4.RULES}
+    levels = {rule: np.arange(5 if rule != "activation" else 4) for rule in CASCADE}
     for rule, n in levels.items():
         naive = np.where(n > 2, 0, 0.1 * n).mean() - (0.1 * n + 0.015 + 0.02).mean()
         assert np.isclose(differences.loc[(rule, fig4.NAIVE), "y"], naive)
@@ -117,12 +124,10 @@ def test_files_and_texts(module, tmp_path):
 
 
 def test_laws_and_parts_have_a_look_of_their_own():
-    assert set(style.LAW_COLOURS) == set(style.LAW_MARKS) == set(style.LAW_LABELS)
-    assert len(set(style.LAW_COLOURS.values())) == len(style.LAW_COLOURS)
-    assert len(set(style.LAW_MARKS.values())) == len(style.LAW_MARKS) and not set(style.LAW_MARKS.values()) & set(
-        style.MARKS.values()
-    )
-    assert set(style.PART_COLOURS) == set(style.PART_MARKS) == set(style.PART_LABELS)
+    laws, rules = style.LAWS.values(), style.RULES.values()
+    assert len({look.colour for look in laws}) == len({look.mark for look in laws}) == len(laws)
+    assert not {look.mark for look in laws} & {look.mark for look in rules}
+    assert all(look.colour and look.mark and look.label for look in (*laws, *rules, *style.PARTS.values()))
 
 
 def test_fig6_from_nothing(run, tmp_path):
@@ -140,6 +145,6 @@ def test_fig6_from_nothing(run, tmp_path):
     numbers = pd.read_csv(ended.made[0])
     assert (
         set(numbers["layer"]) == {1, 2}
-        and set(numbers["rule"]) == set(fig6.RULES)
+        and set(numbers["rule"]) == set(RULES)
         and set(numbers["seed_with"]) == set(fig6.READINGS)
     )

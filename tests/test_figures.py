@@ -11,59 +11,53 @@ from pipeline.figures import fig2, save, style
 from tests import tiny
 from tests.pages import check_texts
 
+RULES = ("gbp", "rectgrad", "lrp", "activation")
+BANDS = {f"alignment_band{b}": np.nan if b == 0 else 0.1 * b for b in range(4)}
 
-@pytest.fixture(scope="module")
-def tables() -> dict[str, pd.DataFrame]:
+
+def cascade(weights: str, seeds, rules=RULES, first_layer="plain", images=3) -> pd.DataFrame:
+    """alignment rises by .1 a layer, .01 an image and .02 a seed; activation ends at N = 3, external has N = L = 4."""
+    levels = {"activation": range(4), "external": (4,)}
+    cell = {"weights": weights, "weights.path": "w", "model": "net", "data": "images", "explained": "decision"}
+    rows = [
+        {"image": f"i{i}", "n": n, "name": f"conv{n}", "alignment": 0.1 * n + 0.01 * i + 0.02 * seed, **BANDS,
+         "rule": rule, "seed": seed, "rule.first_layer": first_layer, **cell}
+        for rule in rules for seed in seeds for i in range(images) for n in levels.get(rule, range(5))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def fig2_tables(rules=RULES, ends=("lrp",)) -> dict[str, pd.DataFrame]:
     """Tables as the runner labels them, of a made-up network with L = 4."""
     rng = np.random.default_rng(0)
 
-    def cascade(weights, seeds, rules, first_layer="plain", levels=range(5)):
+    def stats(seeds):
+        columns = {"cosine_abs_mean": 0.08, "norm_std": 0.1}
         rows = [
-            {"image": f"i{i}", "n": n, "name": f"conv{n}", "alignment": 0.1 * n + 0.01 * i + 0.02 * seed, **{f"alignment_band{b}": np.nan if b == 0 else 0.1 * b for b in range(4)},
-             "rule": rule, "seed": seed, "weights": weights, "weights.path": "w", "rule.first_layer": first_layer, "model": "net", "data": "images", "explained": "decision"}
-            for rule in rules for seed in seeds for i in range(3) for n in (levels if rule != "activation" else range(4))
+            {"layer": k, "name": f"conv{k}", "seed": s, "cosine_mean": rng.normal(0, 0.01),
+             "cosine_std": 0.1 + 0.01 * s, "norm_mean": 1.4 + 0.1 * s, **columns}
+            for s in seeds for k in range(1, 5)
         ]  # fmt: skip
         return pd.DataFrame(rows)
 
-    def stats(seeds):
-        return pd.DataFrame(
-            [
-                {
-                    "layer": k,
-                    "name": f"conv{k}",
-                    "seed": s,
-                    "cosine_mean": rng.normal(0, 0.01),
-                    "cosine_std": 0.1 + 0.01 * s,
-                    "cosine_abs_mean": 0.08,
-                    "norm_mean": 1.4 + 0.1 * s,
-                    "norm_std": 0.1,
-                }
-                for s in seeds
-                for k in range(1, 5)
-            ]
-        )
-
-    every = fig2.RULES
-    nulls = pd.DataFrame(
-        [
-            {
-                "image": f"i{i}",
-                "null": null,
-                "alignment": 0.2 + 0.1 * i,
-                **{f"alignment_band{b}": np.nan if b == 0 else 0.3 for b in range(4)},
-            }
-            for null in fig2.NULLS
-            for i in range(3)
-        ]
-    )
-    ends = [
-        pd.concat([cascade(w, s, ["lrp"], first) for first in ("split", "plus")])
-        for w, s in (("gaussian", (0, 1)), ("checkpoint", (0,)))
+    bands = {name: value * 0 + 0.3 for name, value in BANDS.items()}
+    nulls = [
+        {"image": f"i{i}", "null": null, "alignment": 0.2 + 0.1 * i, **bands} for null in fig2.NULLS for i in range(3)
     ]
+    states = {"random": ("gaussian", (0, 1)), "trained": ("checkpoint", (0,))}
+    firsts = {
+        f"{state}_ends": pd.concat([cascade(*given, ends, first) for first in ("split", "plus")])
+        for state, given in states.items()
+    }
     return {
-        "random": cascade("gaussian", (0, 1), every), "trained": cascade("checkpoint", (0,), every), "random_ends": ends[0], "trained_ends": ends[1],
-        "nulls": nulls, "random_weights": stats((0, 1)), "trained_weights": stats((0,)),
+        **{state: cascade(*given, rules) for state, given in states.items()}, **firsts, "nulls": pd.DataFrame(nulls),
+        "random_weights": stats((0, 1)), "trained_weights": stats((0,)),
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, pd.DataFrame]:
+    return fig2_tables()
 
 
 def test_numbers_are_means_over_images_and_seeds(tables):
@@ -109,9 +103,9 @@ def test_texts_lie_inside_the_page_and_apart(tables):
 
 def test_colours_differ_in_grey():
     """Rules keep apart without colour: by their mark, or by lightness."""
-    marks = [style.MARKS[r] for r in fig2.RULES]
+    marks = [style.RULES[r].mark for r in RULES]
     assert len(set(marks)) == len(marks)
-    lines = {line for line, _ in style.STATES.values()}
+    lines = {look.line for look in style.STATES.values()}
     assert len(lines) == len(style.STATES)
 
 

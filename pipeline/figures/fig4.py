@@ -122,7 +122,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     figure.legend(
         handles=handles, bbox_to_anchor=(0.84, 0.205), **at | {"ncols": 2, "columnspacing": 1.0, "handlelength": 2.0}
     )
-    style.caption(figure, text, width=160)
+    style.caption(figure, text)
     return figure
 
 

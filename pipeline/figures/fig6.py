@@ -68,9 +68,10 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
 def draw(numbers: pd.DataFrame, text: str) -> Figure:
     figure = plt.figure(figsize=(style.DOUBLE, 7.0))
     rules = style.looks(numbers["rule"])
-    place = {"left": 0.07, "right": 0.985}
-    top = figure.add_gridspec(2, len(rules), top=0.965, bottom=0.475, hspace=0.2, wspace=0.16, **place)
-    bottom = figure.add_gridspec(1, 3, top=0.355, bottom=0.19, wspace=0.24, **place)
+    narrow = len(rules) > 3  # then the reading has no room above a panel
+    left = 0.09 if narrow else 0.07
+    top = figure.add_gridspec(2, len(rules), top=0.965, bottom=0.475, hspace=0.2, wspace=0.16, left=left, right=0.985)
+    bottom = figure.add_gridspec(1, 3, top=0.355, bottom=0.19, wspace=0.24, left=0.07, right=0.985)
     names = numbers.drop_duplicates("layer").sort_values("layer")
     part = numbers[numbers["panel"] == "alignment"]
     low, high = min(-0.02, part["low"].min() - 0.02), part["high"].max() + 0.03
@@ -78,7 +79,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
         for column, (rule, look) in enumerate(rules.items()):
             ax = figure.add_subplot(top[row, column])
             draw_parts(ax, part[(part["seed_with"] == seed_with) & (part["rule"] == rule)])
-            first, narrow = column == 0, len(rules) > 3  # then the reading has no room above a panel
+            first = column == 0
             title = f"{reading.label}: {look.label}" if first and not narrow else look.label
             style.panel_title(ax, "ab"[row] if first else "", title)
             label = (f"{reading.label}\n" if narrow else "") + r"alignment $\alpha(R, x)$"
@@ -110,7 +111,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     ]
     at = {"loc": "lower center", "bbox_to_anchor": (0.52, 0.085)}
     figure.legend(handles=handles, **at, ncols=max(5, len(handles)), columnspacing=1.2, handlelength=2.2)
-    style.caption(figure, text, width=162)
+    style.caption(figure, text)
     return figure
 
 

@@ -253,9 +253,13 @@ def zero_line(ax: Axes) -> None:
     ax.axhline(0, color="#888888", linewidth=0.5, zorder=0)
 
 
-def caption(figure: Figure, text: str, y: float = 0.008, width: int = 168) -> None:
-    """A small text below everything, `width` characters a line."""
-    figure.text(0.01, y, textwrap.fill(text, width), fontsize=5.8, color="#333333", va="bottom", ha="left")
+def caption(figure: Figure, text: str, y: float = 0.008) -> None:
+    """A small text below everything, in lines as long as the page is wide."""
+    drawn = figure.text(0.01, y, "", fontsize=5.8, color="#333333", va="bottom", ha="left")
+    for width in range(168, 120, -2):
+        drawn.set_text(textwrap.fill(text, width))
+        if drawn.get_window_extent().x1 < 0.995 * figure.bbox.width:
+            return
 
 
 def save(figure: Figure, path: Path) -> None:

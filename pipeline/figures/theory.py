@@ -18,7 +18,7 @@ SERIES = style.RULES | {  # also a rule with the choice that sets it apart
     "lrp split": replace(LRP, mark="P", label="LRP, layer 1 split"),
     "lrp plus": replace(LRP, mark="X", label="LRP, layer 1 $W^+$", filled=False),
     "lrp kept": replace(LRP, label=r"LRP, $\gamma$ kept"),
-    "lrp dropped": replace(LRP, mark="v", label=r"LRP, $\gamma$ dropped"),
+    "lrp dropped": replace(LRP, mark="v", label=r"LRP, $\gamma$ dropped", filled=False),
 }
 LAWS = style.LAWS | {"ring": style.opened(style.LAWS["ring"])}  # it hides the Gaussian
 INPUTS = {"patch": "x: image patch", "random": "x: normal", "corner": r"x: $e_i + .55\,e_j$"}
@@ -110,7 +110,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
         data=one["data"].iloc[0],
         draws=one["draw"].nunique(),
         rule=style.rule_look(rule).label,
-        slopes=", ".join(f"{LAWS[law].label} {value + 0.0:.2f}" for law, value in slopes.items()),
+        slopes=", ".join(f"{LAWS[law].label} {round(value, 2) + 0.0:.2f}" for law, value in slopes.items()),
         cases=len(exact) // two["rule"].nunique(),
         model=random["model"].iloc[0],
         images=random["image"].nunique(),
@@ -150,14 +150,14 @@ def draw_theorem1(figure: Figure, grid, numbers: pd.DataFrame) -> None:
         ax = figure.add_subplot(small[i], sharey=first)
         first = first or ax
         for law, points in numbers[numbers["panel"] == f"b_{kind}"].groupby("series"):
-            style.curve(ax, points["x"], points, LAWS[law], linewidth=0.9)
+            style.curve(ax, points["x"], points, LAWS[law], linewidth=0.9, markeredgewidth=1)
         ax.set(xscale="log", yscale="log", xlabel="K / d", ylim=(2e-3, 2))
         ax.tick_params(labelleft=i == 0)
         style.panel_title(ax, "b" if i == 0 else "", title)
     laws = style.looks(numbers.loc[numbers["panel"].str.startswith("b_"), "series"], LAWS)
     below(
         figure,
-        [style.handle(look, linewidth=0.9) for look in laws.values()],
+        [style.handle(look, linewidth=0.9, markeredgewidth=1) for look in laws.values()],
         0.69,
         0.768,
         fontsize=6.2,
