@@ -148,7 +148,7 @@ def test_a_network_without_a_final_linear_layer(cell):
 
 
 def test_the_users_own_weights(cell, tmp_path, monkeypatch):
-    """weights=pretrained of a network of one's own are those it comes with; and when its code changes, its tables do."""
+    """weights=pretrained of a network of one's own are those it comes with; when its code changes, its tables do."""
     code = "import torch\nfrom tests import tiny\ndef net():\n    torch.manual_seed({})\n    return tiny.network()\n"
     (tmp_path / "mine_to_change.py").write_text(code.format(1))
     monkeypatch.syspath_prepend(tmp_path)

@@ -63,7 +63,8 @@ def guided_values(module: nn.Sequential, x: torch.Tensor) -> list[torch.Tensor]:
 
 
 def test_maps_are_what_autograd_says(module):
-    """Each map again, by autograd with a guided ReLU: A_l, and A_l on the units with r_l > 0, seeded at layer l; e_k at the output."""
+    """Each map again, by autograd with a guided ReLU: A_l, and A_l on the units with r_l > 0, seeded at layer l; e_k at
+    the output."""
     images = batches(module)
     (result,) = failure.run(trace(module), images, [Gbp()], DECISION, MODEL, OPTIONS)
     found, table = result.tensors["maps"]["map"], result.table
@@ -168,7 +169,8 @@ def test_a_class_index_takes_the_decisions_place(module):
 
 
 def test_lrp_credits_classes_of_negative_logits_too(module):
-    """Started from R = 1, whatever the logit's sign: z+ gives no unit negative relevance, and the last map is walk.attribute's."""
+    """Started from R = 1, whatever the logit's sign: z+ gives no unit negative relevance, and the last map is
+    walk.attribute's."""
     with torch.no_grad():
         module[-1].bias.sub_(20)
     network, images, lrp = trace(module), batches(module), rule("lrp")
@@ -298,6 +300,12 @@ def test_the_figure_draws_the_most_confident_case_of_each_kind(drawn):
     )
     with pytest.raises(UserError, match="set failure"):
         fig7.numbers({"fig7": tables["fig7"].iloc[:0]})
+
+
+@pytest.mark.parametrize(("weights", "told"), [("gaussian", True), ("trained", False), ("pretrained", False)])
+def test_the_caption_names_a_seed_where_one_draws_the_weights(drawn, weights, told):
+    tables = {"fig7": drawn[0]["fig7"].assign(weights=weights)}
+    assert ("seed 3" in fig7.caption(tables, "demo")) == told
 
 
 def test_files_and_texts_of_the_figure(drawn, tmp_path):

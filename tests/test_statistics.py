@@ -18,6 +18,7 @@ from pipeline.measures.scores import (
     valley,
     weighted_aurocs,
 )
+from tests.pairs import delong, equal_bins, share_within, wins
 
 # ---- AUROC -----------------------------------------------------------------------------------------------------------
 
@@ -25,26 +26,6 @@ from pipeline.measures.scores import (
 def auroc(score, positive, stratum=None) -> float:
     """Of each image once."""
     return float(weighted_aurocs(score, positive, np.ones((1, len(score))), stratum)[0])
-
-
-def wins(score, positive) -> np.ndarray:
-    """A row per positive, a column per negative: is it above?"""
-    up, down = score[positive], score[~positive]
-    return np.array([[1.0 if u > d else 0.5 if u == d else 0.0 for d in down] for u in up])
-
-
-def delong(score, positive) -> tuple[float, float]:
-    """DeLong's 95 % interval of the AUROC by its definition, over all pairs."""
-    found = wins(score, positive)
-    variance = np.var(found.mean(1), ddof=1) / found.shape[0] + np.var(found.mean(0), ddof=1) / found.shape[1]
-    half = 1.959964 * variance**0.5
-    return max(0.0, found.mean() - half), min(1.0, found.mean() + half)
-
-
-def share_within(score, positive, groups) -> float:
-    """AUROC over the pairs within one of the groups (lists of places)."""
-    found = [wins(score[some], positive[some]).ravel() for some in groups]
-    return np.concatenate(found).mean()
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 9])  # many ties, some, none
@@ -83,8 +64,7 @@ def test_auroc_given_the_margin():
     rng = np.random.default_rng(3)
     margin, positive = rng.exponential(size=400), rng.random(400) < 0.6
     score = margin.round(1) + positive * 0.3
-    order = sorted(range(400), key=lambda i: margin[i])
-    expected = share_within(score, positive, [order[at : at + 20] for at in range(0, 400, 20)])
+    expected = share_within(score, positive, equal_bins(margin))
     assert np.isclose(auroc(score, positive, bins_of(margin)), expected)
     big, chance = rng.exponential(size=20000), rng.random(20000)
     right = chance < 1 - np.exp(-2 * big)

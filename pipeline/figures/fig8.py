@@ -33,8 +33,8 @@ attribution is above (paired); small grey marks: {others}. (e): {imagenet}. Miss
 
 def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """panel: main, others (networks of other training seeds), imagenet; series: the network; input: what it is given in
-    x's place; measure: s_own or s_fixed; what: correct, incorrect (densities at x), a place of a peak, V, the dip test's
-    p, or an AUROC or a difference of two (y with its 95 % interval over images); n: images."""
+    x's place; measure: s_own or s_fixed; what: correct, incorrect (densities at x), a place of a peak, V, the p of the
+    dip test, or an AUROC or a difference of two (y with its 95 % interval over images); n: images."""
     main, rows = tables["main"], []
     for measure in scores.MEASURES:
         for name in (*PANELS, *CONTROLS) if measure == "s_own" else PANELS:
