@@ -302,6 +302,12 @@ def test_the_figure_draws_the_most_confident_case_of_each_kind(drawn):
         fig7.numbers({"fig7": tables["fig7"].iloc[:0]})
 
 
+@pytest.mark.parametrize(("weights", "told"), [("gaussian", True), ("trained", False), ("pretrained", False)])
+def test_the_caption_names_a_seed_where_one_draws_the_weights(drawn, weights, told):
+    tables = {"fig7": drawn[0]["fig7"].assign(weights=weights)}
+    assert ("seed 3" in fig7.caption(tables, "demo")) == told
+
+
 def test_files_and_texts_of_the_figure(drawn, tmp_path):
     tables, tensors = drawn
     pdf = save(fig7, "fig7", tables, "demo", tmp_path, tensors)
