@@ -234,9 +234,7 @@ def test_what_is_asked_for_together_is_computed_once(monkeypatch):
     net, shares = traced(module()), [replace(PLAIN, inputs=["insertion"], removed=share) for share in (0.1, 0.5, 0.9)]
     forms = [
         replace(PLAIN, inputs=["attribution", "edge", "blur"]),
-        replace(
-            PLAIN, inputs=["edge", "attribution"], percent=7.0, blur=7
-        ),  # no other x~: percentile alone has a percent
+        replace(PLAIN, inputs=["edge", "attribution"], percent=7.0, blur=7),  # minmax has no percent
         replace(PLAIN, inputs=["blur", "attribution"], rescale=Rescale.percentile, percent=7.0, blur=7),
         replace(PLAIN, inputs=["insertion", "insertion_magnitude", "other"], fill=Fill.black),
     ]
