@@ -230,7 +230,7 @@ def test_runs_of_several_rules_and_of_other_classes():
 
 
 def test_what_is_asked_for_together_is_computed_once(monkeypatch):
-    """Each table is the one that is asked for alone; a forward pass for x, for the others' x, and for each different x~."""
+    """Each table is the one that is asked for alone; a forward pass for x, for other images, and for each x~."""
     net, shares = traced(module()), [replace(PLAIN, inputs=["insertion"], removed=share) for share in (0.1, 0.5, 0.9)]
     forms = [
         replace(PLAIN, inputs=["attribution", "edge", "blur"]),
