@@ -31,8 +31,8 @@ figures: $(READY) ## draw all of them
 verify: $(READY) ## check every rule on a network: MODEL=resnet34, or MODEL=own ARGS="model.call=package.module:function"
 	$(PYTHON) -m pipeline experiment=verify $(if $(wildcard conf/model/$(MODEL).yaml),model=$(MODEL),model=vgg16 model.name=$(MODEL)) $(ARGS)
 
-test: $(READY) ## run the tests
-	$(PYTHON) -m pytest -q $(ARGS)
+test: $(READY) ## run the tests, one at a time on each core (ARGS="-n 0 -k walk": in one process, some of them)
+	$(PYTHON) -m pytest -q -n auto --dist worksteal $(ARGS)
 
 lint: $(READY) ## check format, style and types
 	$(PYTHON) -m ruff format --check . && $(PYTHON) -m ruff check . && $(PYTHON) -m pyright --pythonpath "$$($(PYTHON) -c 'import sys; print(sys.executable)')"

@@ -1,12 +1,24 @@
 """Modified-BP attributions through the alignment perspective (arXiv 2503.11160): reproduction pipeline and Python API.
 
-Reading order: network.py (trace, record) -> rules.py -> walk.py (gradients, the loop, cascade substitution) -> metrics.py
--> weights.py, models.py, data.py, images.py -> experiments/ -> cell.py, store.py, runner.py -> parsing.py, cli.py, figures/.
+Reading order: engine/ (network.py: trace, record; rules.py; walk.py: the loop, cascade substitution) -> measures/ ->
+networks/, weights/, images/ -> experiments/ -> run/ (cell.py, store.py, runner.py, parsing.py) -> cli.py, figures/.
 """
 
-from pipeline.api import attribute, cascade, rule, trace
-from pipeline.engine.network import Network
-from pipeline.errors import UserError
-from pipeline.measures.maps import alignment
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.api import attribute, cascade, rule, trace
+    from pipeline.engine.network import Network
+    from pipeline.errors import UserError
+    from pipeline.measures.maps import alignment
 
 __all__ = ["Network", "UserError", "alignment", "attribute", "cascade", "rule", "trace"]
+_HOMES = {"Network": "engine.network", "UserError": "errors", "alignment": "measures.maps"}  # the others': api
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are asked for: torch takes seconds, and --help needs none of it."""
+    if name not in __all__:
+        raise AttributeError(f"module 'pipeline' has no attribute '{name}'")
+    return getattr(import_module(f"pipeline.{_HOMES.get(name, 'api')}"), name)

@@ -1,7 +1,10 @@
 """The Python API, for a network of your own: trace it, explain with a rule, run a cascade."""
 
-from collections.abc import Iterable
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from enum import Enum
+from operator import index
 from typing import Any, get_type_hints
 
 import pandas as pd
@@ -10,7 +13,7 @@ from torch import Tensor
 
 from pipeline.engine import walk
 from pipeline.engine.network import Network, trace
-from pipeline.engine.rules import RULES, Gbp, Rule
+from pipeline.engine.rules import RULES, Activation, Gbp, Method
 from pipeline.errors import UserError
 from pipeline.files import CONF
 from pipeline.measures.maps import alignment
@@ -18,27 +21,58 @@ from pipeline.measures.maps import alignment
 __all__ = ["attribute", "cascade", "rule", "trace"]
 
 
-def rule(name: str, **settings: Any) -> Rule:
-    """A rule by name, with the settings of conf/rule/<name>.yaml where none are given: rule("lrp", first_layer="split").
+def rule(name: str, **settings: Any) -> Method:
+    """A rule by name, with the settings of conf/rule/<name>.yaml where none are given: rule("lrp", add_by="zplus").
 
-    Raises UserError for a name or a setting that there is not, ValueError for a value out of range.
+    Raises UserError for a name or a setting that there is not, and for a value of another type; ValueError for a value
+    out of range.
     """
     if name not in RULES:
         raise UserError(f"there is no rule '{name}'; choose one of {', '.join(RULES)}")
-    values = {**(yaml.safe_load((CONF / "rule" / f"{name}.yaml").read_text()) or {}), **settings}
-    cls = RULES[name]
-    types = get_type_hints(cls)
+    values = {**defaults(name), **settings}
+    types = get_type_hints(RULES[name])
     unknown = [key for key in values if key not in types]
     if unknown:
         raise UserError(f"the rule {name} has no setting '{unknown[0]}'; it has {', '.join(types) or 'none'}")
-    convert = {k: t for k, t in types.items() if isinstance(t, type) and issubclass(t, Enum)}
-    return cls(**{k: convert[k](v) if k in convert and not isinstance(v, Enum) else v for k, v in values.items()})
+    missing = [key for key, value in values.items() if isinstance(value, str) and value == "???"]
+    if missing:
+        raise UserError(f"the rule {name} lacks the setting '{missing[0]}'; give rule({name!r}, {missing[0]}=...)")
+    return RULES[name](**{key: converted(value, types[key], f"{name}.{key}") for key, value in values.items()})
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """The settings of conf/rule/<name>.yaml, as they stand there."""
+    return yaml.safe_load((CONF / "rule" / f"{name}.yaml").read_text()) or {}
+
+
+def number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    return float(value)  # numpy's too
+
+
+def truth(value: Any) -> bool:
+    if value not in (0, 1):
+        raise TypeError
+    return bool(value)
+
+
+def converted(value: Any, to: Any, where: str) -> Any:
+    """A setting in its declared type. Raises UserError if it can't be that."""
+    if isinstance(to, type) and issubclass(to, Enum):
+        convert, wanted = to, f"one of {', '.join(str(member.value) for member in to)}"
+    else:
+        convert, wanted = {float: number, int: index, bool: truth}.get(to, lambda v: v), f"of type {to.__name__}"
+    try:
+        return convert(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{where} must be {wanted}, not {value!r}") from None
 
 
 def attribute(
     network: Network,
     x: Tensor,
-    by: str | Rule = "gbp",
+    by: str | Method = "gbp",
     *,
     target: Tensor | None = None,
     bottom: bool = False,
@@ -47,15 +81,16 @@ def attribute(
     """The attribution map of each image, of x's shape (B, C, H, W).
 
     by: a rule or its name; target: (B,) classes to explain, by default the decisions; bottom: with the method's bottom
-    process, as published (without it, maps are comparable: Table I's "W/O B"); layer: for "activation", the layer l whose
-    A_l is sent down, with GBP below it. Raises UserError if the rule can't explain this network.
+    process, as published (without it, maps are comparable: Table I's "W/O B"); layer: for "activation", the layer l
+    whose A_l is sent down, with GBP below it. Raises UserError if the rule can't explain this network.
     """
     record = network.forward(x)
-    if by == "activation":
+    method = rule(by) if isinstance(by, str) else by
+    if isinstance(method, Activation):
         if layer is None or not 1 <= layer <= network.depth:
             raise UserError(f"the activation needs layer=l, a number from 1 to {network.depth}")
         return walk.walk(record, record.activation(layer), lambda _: Gbp(), top=layer)
-    r = walk.attribute(record, rule(by) if isinstance(by, str) else by, target, bottom)
+    r = walk.attribute(record, method, target, bottom)
     if bool(r.isnan().any()):
         raise UserError("an explained class has logit 0, so relevance 1 has no gradient form; set start_at=logit")
     return r
@@ -64,16 +99,50 @@ def attribute(
 def cascade(
     network: Network,
     x: Tensor,
-    by: Iterable[str | Rule] = ("gbp", "rectgrad", "lrp", "activation"),
+    by: Iterable[str | Method] = ("gbp", "rectgrad", "lrp", "activation"),
     *,
     target: Tensor | None = None,
 ) -> pd.DataFrame:
-    """Input alignment (1) under cascade substitution (19): a row per rule, image (its position in x) and N = 0..L."""
-    rules = [(r, rule(r)) if isinstance(r, str) else (type(r).__name__, r) for r in by]
-    record = network.forward(x)
+    """Input alignment (1) under cascade substitution (19): a row per rule, image (its position in x) and N = 0..L.
+
+    The column rule holds names: a rule given as an object is named with its settings that are not the default ones,
+    "rectgrad quantile=0.8". Raises UserError for an external attribution.
+    """
+    by = list(by)
+    names, record = labels(by), network.forward(x)
+    rules = [rule(r) if isinstance(r, str) else r for r in by]
     rows = [
-        {"rule": rules[i][0], "image": b, "n": n, "alignment": float(value)}
-        for i, n, r in walk.cascade(record, [r for _, r in rules], target)
+        {"rule": names[i], "image": b, "n": n, "alignment": float(value)}
+        for i, n, r in walk.cascade(record, rules, target)
         for b, value in enumerate(alignment(r, record.x))
     ]
-    return pd.DataFrame(rows).sort_values(["rule", "image", "n"], ignore_index=True)
+    table = pd.DataFrame(rows, columns=["rule", "image", "n", "alignment"])
+    return table.sort_values(["rule", "image", "n"], ignore_index=True)
+
+
+def labels(by: Sequence[str | Method]) -> list[str]:
+    """A name for each rule, no two alike: the second gbp is "gbp (2)". A str keeps its own."""
+    named = [r if isinstance(r, str) else label(r) for r in by]
+    seen: Counter[str] = Counter()
+    found: dict[int, str] = {}
+    for i in sorted(range(len(by)), key=lambda i: not isinstance(by[i], str)):
+        seen[named[i]] += 1
+        found[i] = named[i] if seen[named[i]] == 1 else f"{named[i]} ({seen[named[i]]})"
+    return [found[i] for i in range(len(by))]
+
+
+def label(method: Method) -> str:
+    """The name by which the rule differs in the fewest settings from conf/rule/<name>.yaml, and those settings."""
+    fields = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
+    values = {field.name: plain(getattr(method, field.name)) for field in fields}
+    usual = {name: defaults(name) for name, cls in RULES.items() if cls is type(method)}
+    changed = {
+        name: {key: value for key, value in values.items() if value != settings.get(key)}
+        for name, settings in (usual or {type(method).__name__: {}}).items()
+    }
+    name = min(changed, key=lambda name: len(changed[name]))
+    return " ".join([name, *(f"{key}={value}" for key, value in changed[name].items())])
+
+
+def plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value

@@ -1,94 +1,107 @@
-"""The command line: Hydra composes, parsing.py makes typed cells of it, this module dispatches. Nothing else knows Hydra.
+"""The command line: Hydra composes, run/ makes typed cells of it, this module dispatches.
 
-Every complaint ends as one sentence on stderr and a non-zero exit; stdout carries the paths of what was made.
+Every complaint ends as one sentence on stderr and a non-zero exit; stdout carries the paths of what was made. What
+takes long to import is imported when there is something to compute.
 """
 
 import os
 import re
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import hydra
-import pandas as pd
-import yaml
-from hydra import compose
+from hydra import version
+from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.errors import UserError
 from pipeline.files import CONF
-from pipeline.run.cell import Cell, digest
-from pipeline.run.parsing import GROUPS, SCOPED, All, Profile, Sweeps, composed, figure_cells, parse, parse_cell
-from pipeline.run.runner import Run, draw_figure, run_cells
+
+if TYPE_CHECKING:
+    from pipeline.run.cell import Cell
+    from pipeline.run.context import Context
+
+ROOT = ("seed", "dtype", "target", "scoped", "run", "profile", "figure")
+GROUPS = ("experiment", "model", "weights", "rule", "data")  # folders of conf/ that determine a cell
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def app(cfg: DictConfig) -> None:
+    """One job. Alone it ends with its complaint; in a multirun the others go on, and Hydra raises it at their end."""
     try:
         dispatch(cfg, HydraConfig.get())
     except UserError as error:
-        sys.exit(f"error: {error}")  # here and not in main: Hydra adds lines of its own to exceptions
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            print(f"job {HydraConfig.get().job.num} failed: {error}", file=sys.stderr)
+            raise
+        sys.exit(f"error: {error}")  # Hydra adds lines of its own to exceptions
 
 
-def dispatch(cfg: DictConfig, hydra_config: Any) -> None:
-    """Compute one table or draw one figure, and print its path."""
-    choices = hydra_config.runtime.choices
-    unknown = [
-        str(key) for key in cfg if key not in (*GROUPS, "seed", "dtype", "target", "scoped", "run", "profile", "figure")
-    ]
+def dispatch(cfg: DictConfig, hydra_config: HydraConf) -> None:
+    """Compute tables or draw figures, and print their paths."""
+    from pipeline.run.context import Run, context_of
+    from pipeline.run.parsing import parse
+
+    unknown = [str(key) for key in cfg if key not in (*GROUPS, *ROOT)]
     if unknown:
         raise UserError(f"there is no setting '{unknown[0]}'; see python -m pipeline --help")
-    run = parse(cfg.run, Run, "run")
-    if choices.get("figure") in (None, "null"):
-        cells = cells_of(cfg, choices, hydra_config.overrides.task)
-        tables = run_cells(cells, run)
-        picture, drawn = (
-            cells[0].spec.picture,
-            [cell for cell, table in zip(cells, tables, strict=True) if has_maps(cell, table)],
-        )
-        if picture and drawn:
-            name = f"{picture}_{digest({'cells': [cell.key for cell in drawn]})}"
-            print(*made(draw_figure(picture, {picture: drawn}, "", replace(run, force=False), name)), sep="\n")
-        complaint = report(cells[0], tables[0])
-        print(*tables, sep="\n")
-        if complaint:
-            raise UserError(complaint)
-        return
-    profile = parse(cfg.profile, Profile, f"profile={choices['profile']}")
-    own = [f"{k}={v}" for k, v in profile.overrides.items()]  # put there by main
-    user = [o for o in hydra_config.overrides.task if not o.startswith(("figure=", "profile=")) and o not in own]
-    for name, figure in figures_of(cfg, choices["figure"], hydra_config.overrides.task).items():
-        sweeps = figure_cells(parse(figure, Sweeps, f"figure={name}"), profile, user)
-        print(*made(draw_figure(name, sweeps, choices["profile"], run)), sep="\n", flush=True)
+    context = context_of(parse(cfg.run, Run, "run"))
+    (tables if cfg.get("figure") is None else figures)(cfg, hydra_config, context)
 
 
-def figures_of(cfg: DictConfig, choice: str, overrides: list[str]) -> dict[str, Any]:
-    """{name: sweeps} of the figure that is chosen, or with figure=all of each of its figures."""
-    if "names" not in cfg.figure:
-        return {choice: cfg.figure}
-    others = [o for o in overrides if not o.startswith(("figure=", "figure."))]
-    return {
-        name: compose("config", overrides=[*others, f"figure={name}"]).figure
-        for name in parse(cfg.figure, All, "figure=all").names
-    }
+def tables(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
+    """The table that is configured, or one for each rule of rule=all, and the picture of its maps if it has one."""
+    from pipeline.run.cell import digest
+    from pipeline.run.drawn import draw_figure
+    from pipeline.run.runner import run_cells
+    from pipeline.run.sweeps import rules_of
+
+    cells = rules_of(cfg, hydra_config.runtime.choices, hydra_config.overrides.task)
+    paths = run_cells(cells, context, context.run.force)
+    picture = cells[0].spec.picture
+    drawn = [cell for cell, table in zip(cells, paths, strict=True) if picture and has_maps(cell, table)]
+    if drawn:
+        name = f"{picture}_{digest({'cells': [cell.key for cell in drawn]})}"
+        print(*made(draw_figure(picture, {picture: drawn}, "", context, name)), sep="\n")
+    complaint = report(cells[0], paths[0])
+    print(*paths, sep="\n")
+    if complaint:
+        raise UserError(complaint)
 
 
-def cells_of(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) -> list[Cell]:
-    """The cell that is configured, or with rule=all one for each of its rules."""
-    cell = parse_cell(cfg, choices)
-    if not isinstance(cell.rule.value, All):
-        return [cell]
-    others = [o for o in overrides if not o.startswith(("rule=", "rule."))]
-    return [parse_cell(*composed([*others, f"rule={name}"])) for name in cell.rule.value.names]
+def figures(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
+    """The figure that is chosen, or with figure=all each of its figures."""
+    from hydra import compose
+
+    from pipeline.run.drawn import draw_figure
+    from pipeline.run.parsing import All, parse
+    from pipeline.run.sweeps import Profile, Sweeps, figure_cells, user_of
+
+    choices, overrides = hydra_config.runtime.choices, list(hydra_config.overrides.task)
+    parse(cfg.profile, Profile, f"profile={choices['profile']}")
+    chosen = {choices["figure"]: cfg.figure}
+    if "names" in cfg.figure:
+        if any(o.startswith("figure.sweeps") for o in overrides):
+            raise UserError("figure.sweeps are those of one figure; choose it instead of figure=all")
+        others = [o for o in overrides if not o.startswith(("figure=", "figure."))]
+        names = parse(cfg.figure, All, "figure=all").names
+        chosen = {name: compose("config", overrides=[*others, f"figure={name}"]).figure for name in names}
+    for name, figure in chosen.items():
+        sweeps = figure_cells(parse(figure, Sweeps, f"figure={name}"), choices["profile"], user_of(overrides))
+        pdf = draw_figure(name, sweeps, choices["profile"], context, force=context.run.force)
+        print(*made(pdf), sep="\n", flush=True)
 
 
-def has_maps(cell: Cell, table: Path) -> bool:
+def has_maps(cell: "Cell", table: Path) -> bool:
     """Whether there is something to draw; says so if no row is there."""
+    import pandas as pd
+
     if pd.read_parquet(table).empty:
         print(f"no image was chosen, so there is nothing to draw: {cell.title}", file=sys.stderr)
         return False
@@ -100,8 +113,10 @@ def made(pdf: Path) -> list[Path]:
     return [pdf.with_suffix(".csv"), pdf.with_suffix(".png"), pdf]
 
 
-def report(cell: Cell, table: Path) -> str | None:
+def report(cell: "Cell", table: Path) -> str | None:
     """Show the table on stderr if its experiment says how; what is wrong with it, if anything."""
+    import pandas as pd
+
     if cell.spec.report is None:
         return None
     text, complaint = cell.spec.report(pd.read_parquet(table))
@@ -116,8 +131,7 @@ def sentence(error: BaseException) -> str:
     found = re.search(r"Could not find '(\w+)/([^']*)'", text)
     if found:
         group, name = found.groups()
-        options = sorted(GROUPS.get(group, [])) or sorted(f.stem for f in (CONF / group).glob("*.yaml"))
-        return f"{group} has no option '{name}'; choose one of {', '.join(options)}"
+        return f"{group} has no option '{name}'; choose one of {', '.join(options_of(group))}"
     found = re.search(r"Key '([^']*)' is not in struct|Could not override '([^']*)'", text)
     if found:
         key = next(g for g in found.groups() if g)
@@ -126,31 +140,35 @@ def sentence(error: BaseException) -> str:
     return text.rstrip(".") + "; see python -m pipeline --help"
 
 
-def with_profile(arguments: list[str]) -> list[str]:
-    """A figure's command line composes on top of its profile, so that data.root=... finds the profile's data set."""
-    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    file = CONF / "profile" / f"{given.get('profile', 'demo')}.yaml"
-    if "figure" not in given or not file.is_file():
-        return arguments
-    overrides = yaml.safe_load(file.read_text()).get("overrides") or {}
-    return arguments + [f"{k}={v}" for k, v in overrides.items() if k not in given]
+@cache
+def options_of(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
-def main() -> None:
+def hydra_arguments(arguments: Sequence[str]) -> list[str]:
+    """The command line as Hydra takes it: rectgrad.quantile=0.8 concerns that option alone, wherever it is used, and
+    goes to `scoped`; a figure has the profile demo unless another one is named."""
+    names = "|".join(name for group in GROUPS for name in options_of(group))
+    found = [re.sub(rf"^({names})\.([\w.]+=.*)$", r"+scoped.\1.\2", argument) for argument in arguments]
+    given = {argument.split("=", 1)[0] for argument in arguments}
+    return [*found, "profile=demo"] if "figure" in given and "profile" not in given else found
+
+
+def main(arguments: Sequence[str] | None = None, conf: Path = CONF) -> None:
     """Run the command line; one sentence and exit code 1 for what the user can mend, 130 when interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
-    arguments = [SCOPED.sub(r"+scoped.\1.\2", arg) for arg in with_profile(sys.argv[1:])]
-    sys.argv[1:] = sorted(
-        arguments, key=lambda arg: arg not in ("-m", "--multirun")
-    )  # argparse wants the flag at an end
+    version.setbase("1.3")
+    parser = get_args_parser()
+    args = parser.parse_intermixed_args(hydra_arguments(sys.argv[1:] if arguments is None else arguments))
     try:
-        app()
+        _run_hydra(args, parser, app, str(conf), "config")
+    except UserError as error:
+        sys.exit(f"error: {error}")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {sentence(error)}")
     except OSError as error:  # a full disk, a file that may not be read
-        sys.exit(
-            f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}; free the space or change the rights, and run the same command again"
-        )
+        what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        sys.exit(f"error: {what}; free the space or change the rights, and run the same command again")
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)

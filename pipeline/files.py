@@ -1,4 +1,5 @@
-"""Files: where those that come with the code are, hashes, atomic writes, and the user's own functions, named as package.module:function."""
+"""Files: where those that come with the code are, hashes, atomic writes, and the user's own functions, named as
+package.module:function."""
 
 import hashlib
 import importlib

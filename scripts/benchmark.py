@@ -2,10 +2,10 @@
 
     python scripts/benchmark.py [--rule gbp] [--size 224] [--batch 2] [--repeats 5] [--threads N] [--device cpu]
 
-The sweep yields the maps of all N = 0..16 in one descent. The plain way runs one backward pass for each N over one retained
-forward pass: for gbp through torch.autograd with hooks on torchvision's module, in its faster memory format; for the other
-rules with this engine, one N at a time. Both sides count their forward pass and every map's alignment. Single maps are compared with
-Captum and Zennit where they are installed. The last line is the ratio.
+The sweep yields the maps of all N = 0..16 in one descent. The plain way runs one backward pass for each N over one
+retained forward pass: for gbp through torch.autograd with hooks on torchvision's module, in its faster memory format;
+for the other rules with this engine, one N at a time. Both sides count their forward pass and every map's alignment.
+Single maps are compared with Captum and Zennit where they are installed. The last line is the ratio.
 """
 
 import argparse
@@ -34,7 +34,9 @@ from pipeline.measures.maps import alignment
 RULES: dict[str, Rule] = {
     "gbp": Gbp(),
     "rectgrad": RectGrad(0.9),
-    "lrp": AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, Start.unit, Add.proportional),
+    "lrp": AlphaBeta(
+        alpha=1.0, first_layer=FirstLayer.plain, bottom=FirstLayer.split, start_at=Start.unit, add_by=Add.proportional
+    ),
 }
 
 
@@ -100,13 +102,13 @@ def alternate(calls: dict[str, Callable[[], object]], repeats: int, device: str)
 
 
 def multiply_adds(network: Network, x: Tensor) -> float:
-    """Multiply-adds of one sweep of one rule, with its forward pass: the L - l + 1 branches and the chain through layer l."""
+    """Multiply-adds of one sweep of one rule, with its forward pass: the L - l + 1 branches and the chain through layer
+    l."""
     record, total = network.forward(x), 0
     for op in network.layers:
-        used = (
-            network.depth - op.unit + 2 - (op.unit in (1, network.depth))
-        )  # at the ends the chain is one of the branches
-        total += (used + 1) * record.values[op.output].numel() * op.module.weight[0].numel()  # type: ignore[union-attr,index]
+        # at the ends the chain is one of the branches
+        used = network.depth - op.unit + 2 - (op.unit in (1, network.depth))
+        total += (used + 1) * record.values[op.output].numel() * op.weight[0].numel()
     return total
 
 
@@ -182,7 +184,8 @@ def main() -> None:
         else f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
     )
     print(
-        f"torch {torch.__version__}, {device} ({name}); VGG16 with random weights, {args.rule}, batch {args.batch}, {args.size} px, float32"
+        f"torch {torch.__version__}, {device} ({name}); VGG16 with random weights, {args.rule}, batch {args.batch}, "
+        f"{args.size} px, float32"
     )
 
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
@@ -208,7 +211,8 @@ def main() -> None:
     rate, best = multiply_adds(network, x) / middle["sweep"], convolution_rate(device)
     print(f"sweep {middle['sweep']:.2f} s, {side} {middle[side]:.2f} s (medians of {args.repeats})")
     print(
-        f"sweep: {2e-9 * rate:.0f} GFLOP/s, {rate / best:.0%} of a large convolution's {2e-9 * best:.0f}; peak memory over the model's {growth / 1e9:.2f} GB"
+        f"sweep: {2e-9 * rate:.0f} GFLOP/s, {rate / best:.0%} of a large convolution's {2e-9 * best:.0f}; "
+        f"peak memory over the model's {growth / 1e9:.2f} GB"
     )
     for kind, calls in single_maps(model, network, x).items():
         found = alternate(calls, args.repeats, device)

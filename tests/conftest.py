@@ -1,8 +1,12 @@
 import os
 import sys
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch; also for the processes that tests start
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,24 +32,15 @@ class Ended:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path) -> Callable[..., Ended]:
+def run(capsys, tmp_path) -> Callable[..., Ended]:
     """The command line, in this process: run("seed=1", ...) with results below tmp_path."""
 
-    def call(*args: str, output: Path | None = None) -> Ended:
+    def call(*args: str, output: Path | None = None, **more: Any) -> Ended:
         GlobalHydra.instance().clear()
-        monkeypatch.setattr(
-            sys,
-            "argv",
-            [
-                "pipeline",
-                f"run.output={output or tmp_path / 'outputs'}",
-                *([] if any("run.device" in arg for arg in args) else ["run.device=cpu"]),
-                *args,
-            ],
-        )
+        device = [] if any("run.device" in arg for arg in args) else ["run.device=cpu"]
         code = 0
         try:
-            cli.main()
+            cli.main([f"run.output={output or tmp_path / 'outputs'}", *device, *args], **more)
         except SystemExit as end:
             if isinstance(end.code, str):
                 print(end.code, file=sys.stderr)
@@ -75,12 +70,3 @@ def real_data() -> Path:
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Threads cost more than they give on maps of a few pixels."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

@@ -1,6 +1,6 @@
-"""The paper's rules, slow and literal: plain Python loops over the entries of explicit matrices, one sample, no tensor tricks.
+"""The paper's rules, slow and literal: loops over the entries of explicit matrices, one sample, no tensor tricks.
 
-A network is a list of layers (W, b) with W[i][j] from unit i of A_{l-1} to unit j of A_l; a ReLU after all but the last.
+A network is a list of layers (W, b), W[i][j] from unit i of A_{l-1} to unit j of A_l; a ReLU after all but the last.
 """
 
 from collections.abc import Callable
@@ -145,7 +145,7 @@ def cascade(net: Layers, x: Vector, target: int, rule: str, n: int, quantile: st
 
 
 def cascade_z_plus(net: Layers, x: Vector, target: int, start: str, n: int) -> Vector:
-    """(19) for the z+ rule and one N, 1 <= N < L: relevance in the top N layers, below them the gradient of what it weights."""
+    """(19) for z+ and one N, 1 <= N < L: relevance in the top N layers, below them the gradient of what it weights."""
     a, _ = forward(net, x)
     relevance = [0.0] * len(a[-1])
     relevance[target] = 1.0 if start == "unit" else a[-1][target]

@@ -85,8 +85,9 @@ def pairs(low: int, high: int) -> st.SearchStrategy[tuple[int, int]]:
 
 
 LAYERS = st.builds(
-    Layer, kernel=pairs(1, 3), stride=pairs(1, 2), padding=pairs(0, 2), dilation=pairs(1, 2), groups=st.sampled_from([1, 2, 4]),
-    bias=st.booleans(), norm=st.booleans(), skip=st.booleans(), relu=st.sampled_from(list(RELUS)), pool=st.sampled_from(list(POOLS)),
+    Layer, kernel=pairs(1, 3), stride=pairs(1, 2), padding=pairs(0, 2), dilation=pairs(1, 2),
+    groups=st.sampled_from([1, 2, 4]), bias=st.booleans(), norm=st.booleans(), skip=st.booleans(),
+    relu=st.sampled_from(list(RELUS)), pool=st.sampled_from(list(POOLS)),
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Small networks, one per construction that the walk has to survive. All take (B, 3, 13, 11) and return (B, 5), in float64."""
+"""Small networks, one per construction that the walk has to survive: (B, 3, 13, 11) to (B, 5), in float64."""
 
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +30,8 @@ def conv(inputs: int, outputs: int, kernel: int = 3, padding: int | str = 1, **s
 def plain(bias: bool = True) -> nn.Module:
     """L = 4; A_1 and A_2 come before a pool."""
     return nn.Sequential(
-        conv(3, 6, bias=bias), nn.ReLU(), nn.MaxPool2d(2), conv(6, 8, bias=bias), nn.ReLU(inplace=True), nn.AvgPool2d(2),
+        conv(3, 6, bias=bias), nn.ReLU(), nn.MaxPool2d(2),
+        conv(6, 8, bias=bias), nn.ReLU(inplace=True), nn.AvgPool2d(2),
         nn.Flatten(), nn.Linear(8 * 3 * 2, 7, bias=bias), nn.ReLU(), nn.Dropout(0.5), nn.Linear(7, 5, bias=bias),
     )  # fmt: skip
 
@@ -91,8 +92,11 @@ def reused() -> nn.Module:
 
 def grouped() -> nn.Module:
     return nn.Sequential(
-        conv(3, 6, groups=3), nn.ReLU(), conv(6, 6, groups=6, stride=2), nn.ReLU(), conv(6, 4, groups=2, dilation=2, padding=2), nn.ReLU(),
-        nn.Conv2d(4, 4, (3, 2), stride=(2, 1), padding=(0, 1), dilation=(1, 2)), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 3 * 6, 5),
+        conv(3, 6, groups=3), nn.ReLU(),
+        conv(6, 6, groups=6, stride=2), nn.ReLU(),
+        conv(6, 4, groups=2, dilation=2, padding=2), nn.ReLU(),
+        nn.Conv2d(4, 4, (3, 2), stride=(2, 1), padding=(0, 1), dilation=(1, 2)), nn.ReLU(),
+        nn.Flatten(), nn.Linear(4 * 3 * 6, 5),
     )  # fmt: skip
 
 
@@ -102,22 +106,28 @@ def padded() -> nn.Module:
         x = m.relu(m.c(m.relu(m.b(x))))
         return m.d(F.pad(x, (2, -1, 0, 3)).flatten(1))
 
-    return Net(run, pad=nn.ZeroPad2d((0, 1, 2, 3)), a=conv(3, 4, stride=2, padding=0), b=conv(4, 4, padding="same", dilation=2),
-               c=conv(4, 4, padding="valid"), d=nn.Linear(4 * 9 * 4, 5), relu=nn.ReLU())  # fmt: skip
+    return Net(
+        run, pad=nn.ZeroPad2d((0, 1, 2, 3)), a=conv(3, 4, stride=2, padding=0),
+        b=conv(4, 4, padding="same", dilation=2), c=conv(4, 4, padding="valid"),
+        d=nn.Linear(4 * 9 * 4, 5), relu=nn.ReLU(),
+    )  # fmt: skip
 
 
 def pools() -> nn.Module:
     """Overlapping, padded, dilated, ceil-mode and uneven adaptive pools."""
     return nn.Sequential(
-        conv(3, 4), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1), conv(4, 4), nn.ReLU(), nn.MaxPool2d(3, 1, dilation=2, padding=1), nn.MaxPool2d(2, ceil_mode=True),
-        conv(4, 4), nn.ReLU(), nn.AdaptiveMaxPool2d((3, 2)), nn.AvgPool2d(2, 1, padding=1), nn.AdaptiveAvgPool2d((3, 2)), nn.Flatten(), nn.Linear(24, 5),
+        conv(3, 4), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1),
+        conv(4, 4), nn.ReLU(), nn.MaxPool2d(3, 1, dilation=2, padding=1), nn.MaxPool2d(2, ceil_mode=True),
+        conv(4, 4), nn.ReLU(), nn.AdaptiveMaxPool2d((3, 2)), nn.AvgPool2d(2, 1, padding=1),
+        nn.AdaptiveAvgPool2d((3, 2)), nn.Flatten(), nn.Linear(24, 5),
     )  # fmt: skip
 
 
 def average_pools() -> nn.Module:
     return nn.Sequential(
-        conv(3, 4), nn.ReLU(), nn.AvgPool2d(3, 2, padding=1, ceil_mode=True, count_include_pad=False), conv(4, 4), nn.ReLU(),
-        nn.AvgPool2d((2, 3), (2, 1), divisor_override=5), nn.AdaptiveAvgPool2d((2, 3)), nn.Flatten(), nn.Linear(24, 5),
+        conv(3, 4), nn.ReLU(), nn.AvgPool2d(3, 2, padding=1, ceil_mode=True, count_include_pad=False),
+        conv(4, 4), nn.ReLU(), nn.AvgPool2d((2, 3), (2, 1), divisor_override=5),
+        nn.AdaptiveAvgPool2d((2, 3)), nn.Flatten(), nn.Linear(24, 5),
     )  # fmt: skip
 
 
@@ -134,8 +144,11 @@ def residual() -> nn.Module:
         x = m.relu(out)
         return m.d(m.pool(x).flatten(1))
 
-    return Net(run, a=conv(3, 4), b1=conv(4, 4), b2=conv(4, 4), c1=conv(4, 6, stride=2), c2=conv(6, 6), shortcut=conv(4, 6, 1, padding=0, stride=2),
-               d=nn.Linear(24, 5), relu=nn.ReLU(inplace=True), pool=nn.AdaptiveAvgPool2d(2))  # fmt: skip
+    return Net(
+        run, a=conv(3, 4), b1=conv(4, 4), b2=conv(4, 4), c1=conv(4, 6, stride=2), c2=conv(6, 6),
+        shortcut=conv(4, 6, 1, padding=0, stride=2), d=nn.Linear(24, 5), relu=nn.ReLU(inplace=True),
+        pool=nn.AdaptiveAvgPool2d(2),
+    )  # fmt: skip
 
 
 def added_in_place() -> nn.Module:
@@ -178,8 +191,11 @@ def bottleneck() -> nn.Module:
 
     stem = conv(3, 6, stride=2)
     nn.init.normal_(stem.weight, std=2)
-    return Net(run, stem=stem, depthwise=conv(6, 6, groups=6), project=conv(6, 4, 1, padding=0), widen=conv(4, 8, 1, padding=0),
-               narrow=conv(8, 4, 1, padding=0), head=conv(4, 6, 1, padding=0), fc=nn.Linear(6, 5), relu6=nn.ReLU6(inplace=True))  # fmt: skip
+    return Net(
+        run, stem=stem, depthwise=conv(6, 6, groups=6), project=conv(6, 4, 1, padding=0),
+        widen=conv(4, 8, 1, padding=0), narrow=conv(8, 4, 1, padding=0), head=conv(4, 6, 1, padding=0),
+        fc=nn.Linear(6, 5), relu6=nn.ReLU6(inplace=True),
+    )  # fmt: skip
 
 
 def pre_activation() -> nn.Module:
@@ -211,8 +227,10 @@ def saturated() -> nn.Module:
     stem = conv(3, 6, stride=2)
     nn.init.normal_(stem.weight, std=2)
     return nn.Sequential(
-        stem, nn.ReLU6(), conv(6, 6, groups=6), nn.ReLU6(), conv(6, 4, 1, padding=0), conv(4, 8, 1, padding=0), nn.ReLU6(),
-        conv(8, 4, 1, padding=0), conv(4, 6), nn.ReLU6(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5),
+        stem, nn.ReLU6(), conv(6, 6, groups=6), nn.ReLU6(),
+        conv(6, 4, 1, padding=0), conv(4, 8, 1, padding=0), nn.ReLU6(),
+        conv(8, 4, 1, padding=0), conv(4, 6), nn.ReLU6(inplace=True),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5),
     )  # fmt: skip
 
 
@@ -240,15 +258,17 @@ def sized() -> nn.Module:
 
 def normalised(affine: bool = True) -> nn.Module:
     return nn.Sequential(
-        conv(3, 4, bias=False), nn.BatchNorm2d(4, affine=affine), nn.ReLU(), conv(4, 4, groups=2), nn.BatchNorm2d(4, eps=1e-3), nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, 2, padding=1), nn.Flatten(), nn.Linear(4 * 7 * 6, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5),
+        conv(3, 4, bias=False), nn.BatchNorm2d(4, affine=affine), nn.ReLU(),
+        conv(4, 4, groups=2), nn.BatchNorm2d(4, eps=1e-3), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1),
+        nn.Flatten(), nn.Linear(4 * 7 * 6, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5),
     )  # fmt: skip
 
 
 NETS: dict[str, Callable[[], nn.Module]] = {
-    "plain": plain, "no_bias": partial(plain, bias=False), "functional": functional, "in_place": in_place, "ignored_result": ignored_result,
-    "reused": reused, "grouped": grouped, "padded": padded, "pools": pools, "average_pools": average_pools, "residual": residual,
-    "added_in_place": added_in_place, "pre_activation": pre_activation, "concat": concat, "bottleneck": bottleneck, "saturated": saturated,
+    "plain": plain, "no_bias": partial(plain, bias=False), "functional": functional, "in_place": in_place,
+    "ignored_result": ignored_result, "reused": reused, "grouped": grouped, "padded": padded, "pools": pools,
+    "average_pools": average_pools, "residual": residual, "added_in_place": added_in_place,
+    "pre_activation": pre_activation, "concat": concat, "bottleneck": bottleneck, "saturated": saturated,
     "viewed": viewed, "sized": sized, "normalised": normalised, "not_affine": partial(normalised, affine=False),
 }  # fmt: skip
 

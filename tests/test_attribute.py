@@ -12,7 +12,9 @@ from pipeline.engine import walk
 from pipeline.engine.network import trace
 from pipeline.engine.rules import Gbp
 from pipeline.errors import UserError
-from pipeline.figures import attribute, style, table1
+from pipeline.experiments import attribute
+from pipeline.figures import attribute as picture
+from pipeline.figures import style, table1
 from pipeline.measures.maps import alignment, chroma
 from tests import tiny
 from tests.pages import check_texts
@@ -54,6 +56,7 @@ def test_maps_are_those_of_the_walk(cell, checkpoint):
 def test_the_activation_starts_at_each_layer_with_gbp_below(cell, checkpoint):
     args = ("experiment=attribute", "rule=activation", "weights=checkpoint", f"weights.path={checkpoint}")
     table, tensors = made(cell(*args))
+    assert list(table) == attribute.COLUMNS  # no bottom, no comparison
     assert list(table["layer"]) == [1, 2] * 5 and list(table["name"].unique()) == ["0", "3"]
     model = tiny.network()
     model.load_state_dict(torch.load(checkpoint))
@@ -74,6 +77,7 @@ def test_similarity_compares_with_the_unmodified_network(cell, checkpoint):
         "target=original",
     )
     same, _ = made(cell(*args, "weights.depth=0"))
+    assert list(same) == [*attribute.COLUMNS, attribute.WITH_BOTTOM, attribute.WITH_ORIGINAL]
     other, _ = made(cell(*args, "weights.depth=2"))
     assert (same["similarity"] > 1 - 1e-6).all() and (other["similarity"] < 0.99).all()
     assert list(same["target"]) == list(other["target"])
@@ -127,7 +131,7 @@ def test_more_images_than_are_drawn(cell, tmp_path):
 @pytest.mark.parametrize(("weights", "told"), [("gaussian", True), ("trained", False), ("checkpoint", False)])
 def test_the_caption_names_a_seed_where_one_draws_the_weights(weights, told):
     table = pd.DataFrame({"model": ["net"], "weights": weights, "seed": 3, "explained": "decision"})
-    assert ("seed 3" in attribute.caption({"attribute": table}, "")) == told
+    assert ("seed 3" in picture.caption({"attribute": table}, "")) == told
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 import yaml
 
+from pipeline.files import CONF
 from tests import tiny
 
 
@@ -74,6 +75,49 @@ def test_multirun_makes_a_table_per_job(cell):
     assert quantiles == {0.5, None}
 
 
+def test_a_bad_job_does_not_end_a_multirun(cell):
+    ended = cell("-m", "weights=ring,gaussian", "gaussian.depth=9", "rule=gbp,lrp")
+    assert ended.code == 1 and len(set(ended.made)) == 2 and all(path.is_file() for path in ended.made)
+    assert ended.complaint.startswith("error: weights.depth=9 is no number of layers")
+    assert ended.err.count("failed: weights.depth=9") == 2
+
+
+def test_the_flag_of_a_multirun_may_stand_anywhere(cell):
+    ended = cell("rule=gbp", "-m", "seed=1,2")
+    assert ended.code == 0 and len(set(ended.made)) == 2
+
+
+def test_what_can_not_be_drawn_is_refused_before_any_work(run, tmp_path):
+    """Fig. 2 compares with another image's map, and there is none."""
+    ended = run("figure=fig2", "data.limit=1")
+    assert ended.code == 1 and "needs at least 2 images" in ended.complaint
+    assert not list((tmp_path / "outputs").glob("results/*/*"))
+
+
+def test_a_file_of_pretrained_weights_is_no_other(cell, tmp_path):
+    """weights=pretrained after pretrained.path=F: another key, so F's table is not served for it."""
+    file = tmp_path / "own.pt"
+    torch.manual_seed(5)
+    torch.save(tiny.network().state_dict(), file)
+    of_file = cell("weights=pretrained", f"pretrained.path={file}").made[-1]
+    plain = cell("weights=pretrained").made[-1]
+    assert of_file != plain and not pd.read_parquet(of_file).equals(pd.read_parquet(plain))
+
+
+def test_weights_calibrated_on_images_follow_them(cell, tmp_path):
+    args = ("experiment=weight_stats", "weights.batchnorm=calibrated", "model.call=tests.tiny:normalised")
+    first = pd.read_parquet(cell(*args).made[-1])
+    shutil.copy(tmp_path / "images" / "image001.png", tmp_path / "images" / "image000.png")
+    ended = cell(*args)
+    assert "data changed" in ended.err
+    assert not np.allclose(first["norm_mean"], pd.read_parquet(ended.made[-1])["norm_mean"])
+
+
+def test_a_progress_bar_names_things_once(cell):
+    said = cell("experiment=attribute").err
+    assert "attribute own gaussian seed 100 folder:" in said and "folder own" not in said
+
+
 def test_batch_size_changes_nothing(cell, tmp_path):
     tables = [
         pd.read_parquet(cell(f"run.batch_size={b}", "rule=rectgrad", output=tmp_path / str(b)).made[-1])
@@ -105,6 +149,12 @@ def test_label_and_class_targets(cell, tmp_path):
 COMPLAINTS = {
     "option": (["weights=foo"], "weights has no option 'foo'; choose one of anisotropic"),
     "misspelt": (["rule.quantil=0.8", "rule=rectgrad"], "rule.quantil"),
+    "misspelt, of an option that is not chosen": (
+        ["rule=gbp", "rectgrad.quantil=0.8"],
+        "rule=rectgrad has no setting 'quantil'; did you mean quantile?",
+    ),
+    "one image": (["experiment=nulls", "data.limit=1"], "needs at least 2 images"),
+    "sweeps of all": (["figure=all", "figure.sweeps.random.seed=1"], "figure.sweeps"),
     "forced misspelling": (["rule=rectgrad", "++rule.quantil=0.8"], "did you mean quantile?"),
     "root misspelt": (["sed=1"], "sed"),
     "type": (["seed=abc"], "could not be converted to Integer"),
@@ -223,16 +273,10 @@ def test_unwritable_output(cell, tmp_path):
     assert ended.code == 1 and "can't be written" in ended.complaint and "run.output" in ended.complaint
 
 
-def test_misspelt_field_inside_a_yaml(cell, tmp_path, monkeypatch):
-    from pipeline import cli
-    from pipeline import files as paths
-
-    copy = shutil.copytree(paths.CONF, tmp_path / "conf")
+def test_misspelt_field_inside_a_yaml(cell, tmp_path):
+    copy = shutil.copytree(CONF, tmp_path / "conf")
     (copy / "rule" / "rectgrad.yaml").write_text("quantil: 0.9\n")
-    monkeypatch.setattr(
-        cli, "app", cli.hydra.main(version_base="1.3", config_path=str(copy), config_name="config")(cli.app.__wrapped__)
-    )
-    ended = cell("rule=rectgrad")
+    ended = cell("rule=rectgrad", conf=copy)
     assert ended.code == 1 and "rule=rectgrad has no setting 'quantil'; did you mean quantile?" in ended.complaint
 
 

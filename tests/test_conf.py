@@ -1,28 +1,28 @@
-import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
-from pipeline import cli
 from pipeline.api import rule
 from pipeline.engine.rules import RULES
 from pipeline.errors import UserError
 from pipeline.experiments import EXPERIMENTS
 from pipeline.figures import FIGURES
 from pipeline.files import CONF
-from pipeline.run.cell import points
+from pipeline.run.cell import Cell
+from pipeline.run.parsing import GROUPS, SETTINGS, parse, parse_cell, plain
+from pipeline.run.sweeps import Profile, Sweeps, figure_cells, points, user_of
 
 ROOT = Path(__file__).parents[1]
-OPTIONS = [(group, name) for group, registry in cli.GROUPS.items() for name in registry]
+OPTIONS = [(group, name) for group, registry in GROUPS.items() for name in registry]
 NEEDED = {
     "checkpoint": "weights.path=vgg16_cifar10",
     "folder": "data.root=.",
     "own": "model.call=tests.tiny:network",
     "external": "rule.call=tests.tiny:mean_gradient",
-    "trained": "weights.training='data=digits'",
+    "trained": "weights.training={data:digits}",
 }
 
 
@@ -37,39 +37,38 @@ def names(group: str) -> set[str]:
     return {file.stem for file in (CONF / group).glob("*.yaml")}
 
 
-@pytest.mark.parametrize("group", [*cli.GROUPS, "figure"])
+def cells_of(figure: str, profile: str, *user: str) -> dict[str, list[Cell]]:
+    cfg = compose("config", overrides=[f"figure={figure}", f"profile={profile}"])
+    parse(cfg.profile, Profile, "profile")
+    return figure_cells(parse(cfg.figure, Sweeps, "figure"), profile, user_of(user))
+
+
+@pytest.mark.parametrize("group", [*GROUPS, "figure"])
 def test_yaml_names_are_registry_keys(group):
     pictures = {experiment.picture for experiment in EXPERIMENTS.values()} - names(
         "figure"
     )  # of single tables, without sweeps
-    assert names(group) == ((set(FIGURES) - pictures) | {"all"} if group == "figure" else set(cli.GROUPS[group]))
+    assert names(group) == ((set(FIGURES) - pictures) | {"all"} if group == "figure" else set(GROUPS[group]))
 
 
 @pytest.mark.parametrize("group, name", OPTIONS)
 def test_every_yaml_parses(hydra, group, name):
     overrides = [f"{group}={name}"] + ([NEEDED[name]] if name in NEEDED else [])
     cfg = compose("config", overrides=overrides, return_hydra_config=True)
-    cell = cli.parse_cell(cfg, cfg.hydra.runtime.choices)
+    cell = parse_cell(plain(OmegaConf.masked_copy(cfg, SETTINGS)), cfg.hydra.runtime.choices)
     assert getattr(cell, group).name == name and len(cell.key) == 16
 
 
 @pytest.mark.parametrize("profile", sorted(names("profile")))
 @pytest.mark.parametrize("figure", sorted(names("figure") - {"all"}))
 def test_every_figures_cells_expand(hydra, figure, profile):
-    cfg = compose("config", overrides=[f"figure={figure}", f"profile={profile}"])
-    parsed = cli.parse(cfg.profile, cli.Profile, "profile")
-    sweeps = cli.figure_cells(
-        cli.parse(cfg.figure, cli.Sweeps, "figure"), parsed, ["data.limit=3", "rectgrad.quantile=0.8"][:1]
-    )
+    sweeps = cells_of(figure, profile, "data.limit=3")
     cells = [cell for cells in sweeps.values() for cell in cells]
     assert cells and all(cell.data.value.limit == 3 for cell in cells)
 
 
 def test_fig2_has_its_sweeps(hydra):
-    cfg = compose("config", overrides=["figure=fig2", "profile=demo"])
-    sweeps = cli.figure_cells(
-        cli.parse(cfg.figure, cli.Sweeps, "figure"), cli.parse(cfg.profile, cli.Profile, "profile"), []
-    )
+    sweeps = cells_of("fig2", "demo")
     assert {name: len(cells) for name, cells in sweeps.items()} == {
         "random": 40,
         "trained": 4,
@@ -84,17 +83,7 @@ def test_fig2_has_its_sweeps(hydra):
 
 
 def test_points_are_a_product():
-    assert points({"with": {"a": 1}, "b": [2, 3], "c": ["x", "y"]}) == [
-        {"a": "1", "b": b, "c": c} for b in "23" for c in "xy"
-    ]
-
-
-def test_environment_and_package_ask_for_the_same():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    assert sorted(pip) == sorted(project["dependencies"])
-    assert f"python{project['requires-python']}" in environment["dependencies"]
+    assert points({"a": 1, "b": [2, 3], "c": ["x", "y"]}) == [{"a": 1, "b": b, "c": c} for b in (2, 3) for c in "xy"]
 
 
 def test_rules_by_name():

@@ -4,10 +4,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from pipeline.api import rule
+from pipeline.engine import walk
+from pipeline.engine.rules import RULES, Method
+from pipeline.errors import UserError
+from pipeline.experiments import EXPERIMENTS, cascade, nulls
 from pipeline.images.nullmaps import blur, edges, mean_colour, mosaic, noise
 from pipeline.measures.maps import alignment
 from pipeline.measures.weights import layer_stats
-from tests import tiny
 
 
 def slow_stats(w: np.ndarray) -> dict[str, float]:
@@ -17,7 +21,8 @@ def slow_stats(w: np.ndarray) -> dict[str, float]:
     cosines = [float(a @ b / na / nb) for i, (a, na) in enumerate(kept) for b, nb in kept[i + 1 :]]
     alive = [n for n in norms if n > 0]
     return {
-        "zero_norms": len(norms) - len(alive), "cosine_mean": np.mean(cosines), "cosine_std": np.std(cosines), "cosine_abs_mean": np.mean(np.abs(cosines)),
+        "zero_norms": len(norms) - len(alive), "cosine_mean": np.mean(cosines), "cosine_std": np.std(cosines),
+        "cosine_abs_mean": np.mean(np.abs(cosines)),
         "norm_mean": np.mean(alive), "norm_std": np.std(alive),
     }  # fmt: skip
 
@@ -105,6 +110,7 @@ def test_nulls_do_not_depend_on_the_batch(cell, tmp_path):
         for b in (1, 5)
     ]
     pd.testing.assert_frame_equal(*tables)
+    assert list(tables[0]) == nulls.COLUMNS
     assert set(tables[0]["null"]) == {"mosaic", "mean_colour", "edges", "blur", "noise", "other"}
 
 
@@ -112,5 +118,59 @@ def test_naive_cosine_is_kept_beside_the_safe_one(cell):
     """Literal [-1, 1] weights: the safe cosine of float32 equals float64's, whatever the naive one does."""
     safe = pd.read_parquet(cell("weights=uniform", "weights.scale=none", "cascade.naive=true").made[-1])
     double = pd.read_parquet(cell("weights=uniform", "weights.scale=none", "dtype=float64").made[-1])
-    assert "alignment_naive" in safe and np.allclose(safe["alignment"], double["alignment"], atol=1e-5)
-    assert tiny.OWN
+    assert list(safe) == [*cascade.COLUMNS, cascade.WITH_NAIVE, *cascade.WITH_BANDS]
+    assert np.allclose(safe["alignment"], double["alignment"], atol=1e-5)
+    bare = pd.read_parquet(cell("cascade.bands=false", "data.limit=1").made[-1])
+    assert list(bare) == cascade.COLUMNS
+
+
+# ---- which rules an experiment takes ---------------------------------------------------------------------------------
+
+NO_RULES = {"activation", "external"}
+REFUSED = {
+    "attribute": set(),
+    "cascade": set(),
+    "kis": {"activation"},
+    "nfr": {*NO_RULES, "lrp_alphabeta", "lrp_epsilon"},
+    **dict.fromkeys(("extremes", "failure", "rank1", "theorem1", "theorem2"), NO_RULES),
+    **dict.fromkeys(("directions", "nulls", "weight_stats", "train", "geometry", "verify"), frozenset()),  # take none
+}
+
+
+def method(name: str) -> Method:
+    return rule(name, **({"call": "tests.tiny:mean_gradient"} if name == "external" else {}))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_refuses_the_rules_that_it_cannot_work_with(experiment):
+    refused = set()
+    for name in RULES:
+        try:
+            EXPERIMENTS[experiment].refuse(experiment, name, method(name))
+        except UserError as error:
+            refused.add(name)
+            text = str(error)
+            assert f"experiment={experiment}" in text and f"rule={name}" in text and "choose" in text
+            assert "\n" not in text
+    assert refused == REFUSED[experiment]
+
+
+@pytest.mark.parametrize("args, named", [
+    (["experiment=kis", "rule=activation"], "rule=activation"),
+    (["experiment=failure", "rule=external", "rule.call=tests.tiny:mean_gradient"], "rule=external"),
+    (["experiment=rank1", "rule=all"], "rule=activation"),
+    (["experiment=nfr", "rule=lrp_epsilon"], "rule=lrp_epsilon"),
+])  # fmt: skip
+def test_it_refuses_them_before_any_work(run, tmp_path, args, named):
+    """Before the model, which is none, is built, and the images, which are none, are looked for."""
+    nothing = ["model=own", "model.call=tests.tiny:nothing", "data=folder", f"data.root={tmp_path / 'nowhere'}"]
+    ended = run(*nothing, *args)
+    assert ended.code == 1 and f"{args[0]} can't work with {named}" in ended.complaint
+    assert "Traceback" not in ended.err and not list((tmp_path / "outputs").glob("results/*"))
+
+
+def test_an_external_attribution_descends_for_nothing(cell, monkeypatch):
+    monkeypatch.setattr(walk, "step", lambda *args: pytest.fail("no rule runs through the layers"))
+    ended = cell("experiment=cascade", "rule=external", "rule.call=tests.tiny:mean_gradient", "data.limit=2")
+    assert ended.code == 0, ended.err
+    assert list(pd.read_parquet(ended.made[-1])["n"]) == [3, 3]

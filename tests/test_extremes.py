@@ -12,7 +12,8 @@ from pipeline.engine.network import Network, trace
 from pipeline.engine.rules import Rule
 from pipeline.engine.walk import attribute, one_hot, walk
 from pipeline.errors import UserError
-from pipeline.experiments.extremes import Options, SeedWith, run, select
+from pipeline.experiments import EXPERIMENTS
+from pipeline.experiments.extremes import COLUMNS, Options, SeedWith, run, select
 from pipeline.experiments.targets import Target
 from pipeline.images.batches import Batch
 from pipeline.measures.maps import alignment
@@ -138,6 +139,7 @@ def test_random_units_are_keyed_by_image_and_layer():
     alone = select(a[1:], [keyed(name_seed(NAMES[1]), 1)], 0.1)["random"]
     assert torch.equal(both[1:], alone) and not torch.equal(both[0], both[1])
     assert not torch.equal(alone, select(a[1:], [keyed(name_seed(NAMES[1]), 2)], 0.1)["random"])
+    assert torch.equal(alone, select(a[1:], [keyed(name_seed(NAMES[1]), 1)], np.float64(0.1))["random"])
     counts = sum(select(a[:1], [keyed(i)], 0.1)["random"].int() for i in range(300))
     assert counts.float().std() < 2 * math.sqrt(300 * 0.1 * 0.9)  # every unit has the same chance
 
@@ -172,7 +174,9 @@ def test_the_scale_of_the_weights_does_not_matter(seed_with):
 
 
 def test_the_activation_is_no_rule():
-    with pytest.raises(UserError, match="need a rule below"):
+    with pytest.raises(UserError, match="no rule that runs through the layers"):
+        EXPERIMENTS["extremes"].refuse("extremes", "activation", rule("activation"))
+    with pytest.raises(UserError):
         table(network("plain"), [rule("activation")])
 
 
@@ -184,19 +188,7 @@ def test_command_line(cell, tmp_path):
         for b in (1, 5)
     ]
     pd.testing.assert_frame_equal(*tables, rtol=1e-4, atol=1e-5)
-    assert list(tables[0]) == [
-        "image",
-        "target",
-        "layer",
-        "name",
-        "part",
-        "seed_with",
-        "share",
-        "units",
-        "alignment",
-        "sim_all",
-        "sim_original",
-    ]
+    assert list(tables[0]) == COLUMNS
     assert len(tables[0]) == 5 * 2 * 6 and list(tables[0]["part"][:6]) == PARTS
     ended = cell("experiment=extremes", "experiment.share=0")
     assert ended.code == 1 and "share must lie in (0, 1]" in ended.complaint

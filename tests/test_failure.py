@@ -16,7 +16,7 @@ from pipeline.engine.network import trace
 from pipeline.engine.rules import Activation, Gbp
 from pipeline.engine.walk import attribute
 from pipeline.errors import UserError
-from pipeline.experiments import failure
+from pipeline.experiments import EXPERIMENTS, failure
 from pipeline.experiments.targets import Target
 from pipeline.figures import fig7, maps, save, style
 from pipeline.images.batches import Batch
@@ -155,8 +155,8 @@ def test_what_is_out_of_range_is_refused(module):
         failure.run(network, far, [Gbp()], DECISION, MODEL, OPTIONS)
     with pytest.raises(UserError, match=r"no layer conv9 below its output; .* 0, 3"):
         failure.run(network, images, [Gbp()], DECISION, MODEL, replace(OPTIONS, layers=["conv9"]))
-    with pytest.raises(UserError, match="starts from every layer's activation"):
-        failure.run(network, images, [Activation()], DECISION, MODEL, OPTIONS)
+    with pytest.raises(UserError, match="experiment=failure can't work with rule=activation"):
+        EXPERIMENTS["failure"].refuse("failure", "activation", Activation())
     for wrong in ({"most": 0}, {"cases": [[633]]}):
         with pytest.raises(ValueError, match="must be"):
             replace(OPTIONS, **wrong)

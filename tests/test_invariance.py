@@ -1,6 +1,8 @@
-"""What must not change a map: the rest of the batch, the scale of a layer, the order of hidden units, how a padding is written."""
+"""What must not change a map: the rest of the batch, the scale of a layer, the order of hidden units, how a padding is
+written."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,13 +13,16 @@ from pipeline.engine.rules import Add, AlphaBeta, FirstLayer, Gbp, Grad, RectGra
 from pipeline.engine.walk import attribute, cascade, walk
 from tests.models import NETS, conv, images, plain, seeded
 
+LRP = AlphaBeta(
+    alpha=1.0, first_layer=FirstLayer.plain, bottom=FirstLayer.split, start_at=Start.unit, add_by=Add.proportional
+)
 RULES = {
     "grad": Grad(times_input=True),
     "gbp": Gbp(),
     "rectgrad": RectGrad(0.9),
-    "lrp": AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, Start.unit, Add.proportional),
-    "lrp_plus": AlphaBeta(1.0, FirstLayer.plus, FirstLayer.plus, Start.logit, Add.proportional),
-    "dtd": AlphaBeta(1.0, FirstLayer.zbox, FirstLayer.zbox, Start.unit, Add.proportional),
+    "lrp": LRP,
+    "lrp_plus": replace(LRP, first_layer=FirstLayer.plus, bottom=FirstLayer.plus, start_at=Start.logit),
+    "dtd": replace(LRP, first_layer=FirstLayer.zbox, bottom=FirstLayer.zbox),
 }
 MAPS: dict[str, Callable[[Record, Tensor], Tensor]] = {
     **{name: lambda record, target, rule=rule: attribute(record, rule, target) for name, rule in RULES.items()},
@@ -112,18 +117,14 @@ def test_how_padding_is_written(name):
 def test_relevance_is_conserved(name, bottom):
     """The start is relevance 1, and nothing is lost: in these nets no unit that matters has z+ = 0."""
     record = record_of(seeded(NETS[name]), images(3))
-    rule = AlphaBeta(1.0, FirstLayer.plain, bottom, Start.unit, Add.proportional)
-    total = attribute(record, rule, bottom=True).flatten(1).sum(1)
+    total = attribute(record, replace(LRP, bottom=bottom), bottom=True).flatten(1).sum(1)
     torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-9, atol=1e-9)
 
 
 def test_start_at_the_logit_is_a_factor():
     record = record_of(seeded(plain), images(3))
     unit, logit = (
-        attribute(
-            record, AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, start, Add.proportional), TARGET, bottom=True
-        )
-        for start in (Start.unit, Start.logit)
+        attribute(record, replace(LRP, start_at=start), TARGET, bottom=True) for start in (Start.unit, Start.logit)
     )
     factor = record.logits.gather(1, TARGET[:, None])[..., None, None]
     assert (factor < 0).any()

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from pipeline.api import rule
 from pipeline.engine.network import Record, trace
-from pipeline.engine.walk import attribute
-from pipeline.oracles import peers
+from pipeline.engine.walk import attribute, one_hot, walk
+from pipeline.oracles import local, peers
 from tests.models import NETS, Net, conv, images, seeded
 
 MEAN, STD = (0.5, 0.4, 0.6), (0.2, 0.3, 0.25)
@@ -101,7 +101,8 @@ def test_z_plus_at_a_residual_sum_is_its_transcription():
     assert not torch.allclose(attribute(record, rule("lrp"), target), expected)
 
 
-def test_z_plus_at_residual_sums_conserves_relevance_where_the_sum_is_positive():
+@pytest.mark.parametrize("name, settings", [("lrp", {}), ("lrp_epsilon", {"epsilon": 0.0})])
+def test_z_plus_at_residual_sums_conserves_relevance_where_the_sum_is_positive(name, settings):
     model = seeded(NETS["residual"])
     for m in model.modules():
         if isinstance(m, nn.Conv2d | nn.Linear):
@@ -109,10 +110,25 @@ def test_z_plus_at_residual_sums_conserves_relevance_where_the_sum_is_positive()
             m.bias.data.zero_()  # type: ignore[union-attr]
     record = trace(model, mean=MEAN, std=STD).forward(images().abs())
     maps = [
-        attribute(record, rule("lrp", add_by=how), bottom=True).flatten(1).sum(1) for how in ("proportional", "zplus")
+        attribute(record, rule(name, add_by=how, **settings), bottom=True).flatten(1).sum(1)
+        for how in ("proportional", "zplus")
     ]
     for total in maps:
         torch.testing.assert_close(total, torch.ones(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["lrp", "lrp_alphabeta", "lrp_epsilon", "excitation_bp"])
+def test_every_rule_of_lrp_shares_at_sums_as_it_is_told(name):
+    record, seen = trace(seeded(NETS["residual"])).forward(images(1)), []
+    by = rule(name, add_by="zplus")
+    start = by.start(one_hot(record), record.logits)
+    walk(record, start, lambda _: by, record.network.depth, visit=lambda *of: seen.append(of))
+    sums = [(at, r, sent) for at, r, sent in seen if at.op.kind == "add"]
+    for at, r, sent in sums:
+        expected = local.positive_sum_step([a[0] for a in at.inputs], (r * at.output)[0])
+        for a, s, relevance in zip(at.inputs, sent, expected, strict=True):
+            torch.testing.assert_close((s * a)[0], relevance)
+    assert len(sums) == 2
 
 
 @pytest.mark.parametrize("name, setting", [("lrp_alphabeta", {"alpha": 0.5}), ("lrp_epsilon", {"epsilon": -1.0})])

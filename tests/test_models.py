@@ -28,9 +28,6 @@ LITE = EfficientNetLite0(["blocks.*"])
 BLOCKS = [f"layer{i}.{j}" for i in range(1, 5) for j in range(2)]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def pretrained(dtype: torch.dtype) -> Network:
     def no_images():
         raise AssertionError("not asked for")

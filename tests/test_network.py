@@ -138,20 +138,32 @@ UNKNOWN = {
     "function": (lambda m, x: m.fc(pooled(torch.sigmoid(m.a(x)))), {}, ("sigmoid",)),
     "method": (lambda m, x: m.fc(pooled(m.a(x).clamp(min=0))), {}, ("clamp",)),
     "module": (lambda m, x: m.fc(pooled(m.norm(m.a(x)))), {"norm": nn.GroupNorm(2, 4)}, ("GroupNorm", "norm")),
-    "nested": (lambda m, x: m.fc(pooled(m.inner(m.a(x)))), {"inner": nn.Sequential(nn.ReLU(), nn.Tanh())}, ("Tanh", "inner.1")),
-    "in a submodule's forward": (lambda m, x: m.fc(pooled(m.inner(m.a(x)))), {"inner": Net(lambda m, x: torch.tanh(x))}, ("tanh", "inner")),
+    "nested": (
+        lambda m, x: m.fc(pooled(m.inner(m.a(x)))), {"inner": nn.Sequential(nn.ReLU(), nn.Tanh())}, ("Tanh", "inner.1"),
+    ),
+    "in a submodule's forward": (
+        lambda m, x: m.fc(pooled(m.inner(m.a(x)))), {"inner": Net(lambda m, x: torch.tanh(x))}, ("tanh", "inner"),
+    ),
     "leaky": (lambda m, x: m.fc(pooled(m.act(m.a(x)))), {"act": nn.LeakyReLU()}, ("LeakyReLU", "act")),
-    "transposed": (lambda m, x: m.fc(pooled(m.up(m.a(x)))), {"up": nn.ConvTranspose2d(4, 4, 3)}, ("ConvTranspose2d", "up")),
-    "reflected": (lambda m, x: m.fc(pooled(m.wide(m.a(x)))), {"wide": conv(4, 4, padding_mode="reflect")}, ("Conv2d", "wide")),
+    "transposed": (
+        lambda m, x: m.fc(pooled(m.up(m.a(x)))), {"up": nn.ConvTranspose2d(4, 4, 3)}, ("ConvTranspose2d", "up"),
+    ),
+    "reflected": (
+        lambda m, x: m.fc(pooled(m.wide(m.a(x)))), {"wide": conv(4, 4, padding_mode="reflect")}, ("Conv2d", "wide"),
+    ),
     "BatchNorm on x": (lambda m, x: m.fc(pooled(m.a(m.norm(x)))), {"norm": nn.BatchNorm2d(3)}, ("BatchNorm", "norm")),
-    "BatchNorm after a ReLU": (lambda m, x: m.fc(pooled(m.norm(F.relu(m.a(x))))), {"norm": nn.BatchNorm2d(4)}, ("BatchNorm", "norm")),
+    "BatchNorm after a ReLU": (
+        lambda m, x: m.fc(pooled(m.norm(F.relu(m.a(x))))), {"norm": nn.BatchNorm2d(4)}, ("BatchNorm", "norm"),
+    ),
     "product": (lambda m, x: m.fc(pooled(m.a(x) * m.a(x))), {}, ("mul",)),
     "gate": (lambda m, x: (lambda h: m.fc(pooled(h + h * h)))(m.a(x)), {}, ("mul",)),
     "scaled": (lambda m, x: m.fc(pooled(m.a(x) * 2)), {}, ("mul",)),
     "slice": (lambda m, x: m.fc(pooled(m.a(x)[:, :, 1:])), {}, ("getitem",)),
     "constant": (lambda m, x: m.fc(pooled(m.a(x) + 1)), {}, ("add",)),
     "weighted sum": (lambda m, x: m.fc(pooled(torch.add(m.a(x), m.a(x), alpha=2))), {}, ("add",)),
-    "broadcast": (lambda m, x: (lambda h: m.fc(pooled(h + h.mean((2, 3), keepdim=True))))(m.a(x)), {}, ("broadcast", "add")),
+    "broadcast": (
+        lambda m, x: (lambda h: m.fc(pooled(h + h.mean((2, 3), keepdim=True))))(m.a(x)), {}, ("broadcast", "add"),
+    ),
     "filled pad": (lambda m, x: m.fc(pooled(m.a(F.pad(x, (1, 1), value=1.0)))), {}, ("pad",)),
     "even same": (lambda m, x: m.fc(pooled(m.even(m.a(x)))), {"even": conv(4, 4, 2, padding="same")}, ("same", "even")),
     "control flow": (branch, {}, ("control flow",)),

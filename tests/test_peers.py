@@ -82,9 +82,8 @@ def box() -> tuple[Tensor, Tensor]:
 
 
 def lrp(case: Case, bottom: FirstLayer, start: Start) -> Tensor:
-    return attribute(
-        case.record, AlphaBeta(1.0, FirstLayer.plain, bottom, start, Add.proportional), case.target, bottom=True
-    )
+    rule = AlphaBeta(alpha=1.0, first_layer=FirstLayer.plain, bottom=bottom, start_at=start, add_by=Add.proportional)
+    return attribute(case.record, rule, case.target, bottom=True)
 
 
 def test_grad(case):

@@ -8,14 +8,17 @@ from torch import Tensor, nn
 from pipeline import api
 from pipeline.api import rule
 from pipeline.engine.network import Record, trace
-from pipeline.engine.rules import GRAD, Activation, Add, AlphaBeta, FirstLayer, Gbp, RectGrad, Rule, Start
-from pipeline.engine.walk import Local, attribute, cascade, walk
+from pipeline.engine.place import Place
+from pipeline.engine.rules import GRAD, Activation, Add, AlphaBeta, FirstLayer, Gbp, Method, RectGrad, Start
+from pipeline.engine.walk import attribute, cascade, walk
 from pipeline.errors import UserError
 from pipeline.measures.maps import alignment
 from tests import dense
 from tests.models import conv, images, seeded
 
-LRP = AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, Start.unit, Add.proportional)
+LRP = AlphaBeta(
+    alpha=1.0, first_layer=FirstLayer.plain, bottom=FirstLayer.split, start_at=Start.unit, add_by=Add.proportional
+)
 MEAN, STD = (0.5, 0.4), (0.2, 0.3)
 SMALL = (2, 4, 4)
 
@@ -54,7 +57,7 @@ def test_cascade_is_the_definition(literal, rule, target):
     record, net, x = literal
     name, _, quantile = rule.partition(" ")
     quantile = quantile or "0.9"
-    engine: dict[str, Rule] = {
+    engine: dict[str, Method] = {
         "grad": GRAD,
         "gbp": Gbp(),
         "rectgrad": RectGrad(float(quantile)),
@@ -81,10 +84,8 @@ def test_bottoms_are_the_definition(literal, bottom, start):
     low = [-m / s for m, s in zip(MEAN, STD, strict=True) for _ in range(16)]
     high = [(1 - m) / s for m, s in zip(MEAN, STD, strict=True) for _ in range(16)]
     expected = dense.lrp(net, x, 2, start, bottom, (low, high))
-    rule, target = (
-        AlphaBeta(1.0, FirstLayer(bottom), FirstLayer(bottom), Start(start), Add.proportional),
-        torch.tensor([2]),
-    )
+    layer_1, target = FirstLayer(bottom), torch.tensor([2])
+    rule = replace(LRP, first_layer=layer_1, bottom=layer_1, start_at=Start(start))
     if bottom == "split":  # the oracle gives x * r_0
         assert_map(attribute(record, rule, target, bottom=True), expected)
         assert_map(attribute(record, rule, target) * record.x, expected)
@@ -113,7 +114,7 @@ def test_bottom_of_rectgrad_rectifies(literal):
     )
 
 
-# ---- RectGrad's threshold ---------------------------------------------------------------------------------------------
+# ---- RectGrad's threshold --------------------------------------------------------------------------------------------
 
 
 def passed(a: list[float], r: list[float], quantile: float) -> list[float]:
@@ -158,7 +159,7 @@ def test_quantile_is_checked(quantile):
         RectGrad(quantile)
 
 
-# ---- ReLU6 ------------------------------------------------------------------------------------------------------------
+# ---- ReLU6 -----------------------------------------------------------------------------------------------------------
 
 
 def identity(activation: nn.Module) -> nn.Module:
@@ -174,9 +175,9 @@ Z = [-1.0, 0.0, 3.0, 6.0, 6.5, 12.0]
 
 
 @pytest.fixture
-def relu6() -> Local:
+def relu6() -> Place:
     record = trace(identity(nn.ReLU6())).forward(torch.tensor([Z], dtype=torch.float64))
-    return Local(record, next(op for op in record.network.ops if op.kind == "relu6"))
+    return Place(record, next(op for op in record.network.ops if op.kind == "relu6"))
 
 
 def test_relu6_mask_is_open_at_both_ends(relu6):
@@ -184,7 +185,8 @@ def test_relu6_mask_is_open_at_both_ends(relu6):
 
 
 @pytest.mark.parametrize(("rule", "expected"), [
-    (GRAD, [0, 0, 1, 0, 0, 0]), (Gbp(), [0, 0, 1, 0, 0, 0]), (RectGrad(0), [0, 0, 1, 1, 1, 1]), (LRP, [0, 0, 1, 1, 6 / 6.5, 0.5]),
+    (GRAD, [0, 0, 1, 0, 0, 0]), (Gbp(), [0, 0, 1, 0, 0, 0]), (RectGrad(0), [0, 0, 1, 1, 1, 1]),
+    (LRP, [0, 0, 1, 1, 6 / 6.5, 0.5]),
 ])  # fmt: skip
 def test_relu6(relu6, rule, expected):
     assert rule.relu(torch.ones(1, 6, dtype=torch.float64), relu6).tolist() == [expected]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.files import save_atomically
+from pipeline.run.store import replace_folder
 from tests import tiny
 
 
@@ -21,6 +22,26 @@ def test_nothing_is_left_of_a_write_that_fails(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         save_atomically(tmp_path / "table", fail)
     assert [p.name for p in tmp_path.iterdir()] == ["table"] and (tmp_path / "table").read_text() == "old"
+
+
+def test_a_second_writer_between_two_steps_is_harmless(tmp_path, monkeypatch):
+    """Without working locks another process may put its folder in place between our two renames."""
+    new, place = tmp_path / ".new", tmp_path / "place"
+    for folder, text in ((new, "ours"), (place, "old")):
+        folder.mkdir()
+        (folder / "table").write_text(text)
+    plain, times = os.rename, []
+
+    def rename(source, target):
+        plain(source, target)
+        if source == place and len(times) < 2:  # the other one is faster, twice
+            times.append(1)
+            place.mkdir()
+            (place / "table").write_text("theirs")
+
+    monkeypatch.setattr(os, "rename", rename)
+    replace_folder(new, place)
+    assert (place / "table").read_text() == "ours" and [p.name for p in tmp_path.iterdir()] == ["place"]
 
 
 @pytest.mark.parametrize("damage", ["table cut off", "table gone", "manifest gone", "manifest cut off"])
@@ -40,7 +61,7 @@ def test_a_damaged_cell_counts_as_not_there(cell, damage):
 
 SLOW = """
 import time, sys
-from pipeline import walk
+from pipeline.engine import walk
 plain = walk.cascade
 def slow(*args, **kwargs):
     time.sleep(0.25)
@@ -63,7 +84,8 @@ def test_a_killed_run_goes_on_inside_its_cell(tmp_path, cell):
         env={**os.environ, "PYTHONPATH": os.getcwd()},
     )
     deadline = time.time() + 120
-    while not list(out.glob("results/cascade/.work/*/part-00000.parquet")) and time.time() < deadline:
+    first_part = "results/cascade/.work/*/part-00000.parquet"
+    while not list(out.glob(first_part)) and process.poll() is None and time.time() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()

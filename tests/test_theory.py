@@ -7,29 +7,32 @@ import torch
 from matplotlib.text import Text
 from torch import nn
 
+from pipeline import api
 from pipeline.engine.network import trace
 from pipeline.engine.rules import GRAD, Activation, Gbp, RectGrad
 from pipeline.engine.walk import one_hot
 from pipeline.errors import UserError
-from pipeline.experiments import geometry, nfr, rank1, theorem1, theorem2
+from pipeline.experiments import EXPERIMENTS, geometry, nfr, rank1, theorem1, theorem2
 from pipeline.figures import fig1, style
 from pipeline.measures.maps import alignment
 from pipeline.networks.shallow import shallow
+from pipeline.weights.laws import BatchNormReset, Part, Ring, Scale, Uniform
 
 F64 = torch.float64
 
+WHOLE: dict = {"base": None, "depth": None, "part": Part.top, "batchnorm": BatchNormReset.identity}
+
 
 def z_plus(first_layer="plain"):
-    from pipeline.api import rule
-
-    return rule("lrp", first_layer=first_layer)
+    return api.rule("lrp", first_layer=first_layer)
 
 
 # ---- Theorem 1 -------------------------------------------------------------------------------------------------------
 
 
 def test_shallow_network_equals_the_closed_form():
-    """GBP and z+ over W_1 return sum_i r_i+ M_i w_i, the gradient sum_i r_i M_i w_i; with W_1+ and split, a literal loop over the products."""
+    """GBP and z+ over W_1 return sum_i r_i+ M_i w_i, the gradient sum_i r_i M_i w_i; with W_1+ and split, a literal
+    loop over the products."""
     w, v, x = torch.randn(40, 7, dtype=F64), torch.randn(1, 40, dtype=F64), torch.randn(5, 7, dtype=F64)
     network = shallow(w, v)
     on = (x @ w.T > 0).double()
@@ -61,7 +64,7 @@ def test_theorem1_has_the_rate_1_over_k_and_the_constant_of_its_docstring():
     gaps = []
     for neurons in (400, 6400):
         found = [
-            theorem1.aligned(theorem1.hidden_layer(theorem1.LAWS["ring"], 12, neurons, draw), x, [Gbp()])[0]
+            theorem1.aligned(theorem1.hidden_layer(Ring(width=0.05, **WHOLE), 12, neurons, draw), x, [Gbp()])[0]
             for draw in range(12)
         ]
         gaps.append(float((torch.stack(found) ** -2 - 1).mean()))
@@ -77,8 +80,12 @@ def test_theorem1_table(cell):
         "data.limit=2",
         "rule=gbp",
     ]
-    table = pd.read_parquet(cell("experiment=theorem1", *small).made[-1])
-    assert len(table) == 2 * 3 * 5 * 3 * 3 and table.groupby("law")["draw"].unique().map(list).map(len).eq(3).all()
+    found = {}
+    for law in ("gaussian", "ring", "anisotropic", "uniform01"):
+        found[law] = pd.read_parquet(cell("experiment=theorem1", f"weights={law}", *small).made[-1])
+        assert list(found[law]) == theorem1.COLUMNS and len(found[law]) == 2 * 3 * 3 * 3
+        assert found[law]["draw"].nunique() == 3
+    table = pd.concat(found, names=["law"]).reset_index()
     slopes = table[table["input"] != "corner"].groupby("law")["slope"].mean()
     assert (
         abs(slopes["gaussian"] + 1) < 0.2
@@ -88,6 +95,24 @@ def test_theorem1_table(cell):
     )
     best = table[table["neurons"] == 2700].groupby(["law", "input"])["alignment"].mean()
     assert best["gaussian"].min() > 0.93 and best["anisotropic", "random"] < 0.85
+
+
+def test_theorem1_takes_a_laws_settings_and_refuses_what_is_none(cell):
+    """ring.width reaches it: norms between 0 and twice sqrt(2) scatter R more than a thin ring's."""
+    small = ("experiment=theorem1", "theorem1.sides=[3]", "theorem1.neurons_per_dim=[10]", "theorem1.draws=20")
+    thin, wide = (
+        pd.read_parquet(cell(*small, "weights=ring", f"ring.width={width}").made[-1])["alignment"] for width in (0, 1)
+    )
+    assert wide.mean() < thin.mean() - 0.005
+    refused = cell(*small, "weights=removal")
+    assert refused.code == 1 and "experiment=theorem1 draws from a law; choose weights=gaussian" in refused.complaint
+
+
+def test_theorem1_without_a_readable_image_ends_in_a_sentence(cell, tmp_path):
+    for file in (tmp_path / "images").iterdir():
+        file.write_bytes(file.read_bytes()[:60])
+    ended = cell("experiment=theorem1", "theorem1.sides=[3]", "data.on_error=skip")
+    assert ended.code == 1 and "none of the 5 images of data=folder can be read" in ended.complaint
 
 
 def test_a_patch_is_cut_from_the_image():
@@ -104,7 +129,7 @@ def test_uniform_weights_miss_the_corner_hardly():
     t = theorem1.CORNER
     limit = alignment(torch.tensor([[1 / 2 - t**2 / 6, t / 3]], dtype=F64), torch.tensor([[1, t]], dtype=F64))
     assert 0.9932 < float(limit) < 0.9934
-    network = theorem1.hidden_layer(theorem1.LAWS["uniform"], 2, 400_000, 0)
+    network = theorem1.hidden_layer(Uniform(scale=Scale.he, **WHOLE), 2, 400_000, 0)
     found = theorem1.aligned(network, torch.tensor([[1, t]], dtype=F64), [Gbp()])[0]
     assert abs(float(found - limit)) < 5e-4
 
@@ -126,6 +151,7 @@ EXACT = theorem2.Options(
 def test_theorem2_holds_over_orthogonal_weights(rule):
     """r along A is never beaten: R is confined to the span of the active neurons, where x's projection is best."""
     table = theorem2.run([rule], EXACT)[0].table
+    assert list(table) == theorem2.COLUMNS
     generic = table[~table["equal"] & table["defined"]]
     assert len(generic) >= 2 * 2 * 3 * 50 and generic["holds"].all()
     normal = generic[generic["law"] == "normal"]
@@ -133,7 +159,8 @@ def test_theorem2_holds_over_orthogonal_weights(rule):
 
 
 def test_equality_needs_equal_a_and_a_constant_r():
-    """The paper's 'equality if and only if all A are equal': true of the mean of r_b, false of a draw, and of RectGrad with one unit left."""
+    """The paper's 'equality if and only if all A are equal': true of the mean of r_b, false of a draw, and of RectGrad
+    with one unit left."""
     table = theorem2.run([Gbp()], EXACT)[0].table
     equality = table.groupby(["equal", "law"])["equality"].mean()
     assert equality[True, "constant"] == 1 and equality[True, "normal"] == equality[True, "exponential"] == 0
@@ -218,10 +245,11 @@ def test_condition_13_equals_explicit_matrices(bias):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_propositions_without_biases(seed):
-    """GBP and z+ without gamma meet (13) strictly wherever they filter; z+ with gamma conserves, so both sides are equal."""
+    """GBP and z+ without gamma meet (13) strictly wherever they filter; z+ with gamma conserves: the sides are equal."""
     torch.manual_seed(seed)
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 25, 5, bias=False)
+        nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, bias=False), nn.ReLU(),
+        nn.Flatten(), nn.Linear(8 * 25, 5, bias=False),
     ).double()  # fmt: skip
     record = trace(model).forward(torch.randn(6, 3, 16, 16, dtype=F64))
     options = nfr.Options(without_gamma=True, tolerance=1e-10)
@@ -266,6 +294,7 @@ def test_biases_break_proposition_1():
 
 def test_nfr_table(cell):
     table = pd.read_parquet(cell("experiment=nfr", "rule=lrp", "weights=gaussian", "dtype=float64").made[-1])
+    assert list(table) == nfr.COLUMNS
     assert len(table) == 5 * 3 * 2 and set(table["gamma"]) == {"kept", "dropped"}
     assert set(table[(table["gamma"] == "dropped") & (table["layer"] > 1)]["relation"]) == {"greater"}
     assert (
@@ -275,11 +304,19 @@ def test_nfr_table(cell):
 
 
 def test_rules_that_filter_nothing_are_refused():
-    for rule, message in ((Activation(), "no filter"), (z_plus("zbox"), "first_layer")):
+    refused = {
+        "activation": (Activation(), "no rule"),
+        "lrp": (z_plus("zbox"), "first_layer"),
+        "lrp_alphabeta": (api.rule("lrp_alphabeta"), "no filter"),
+        "lrp_epsilon": (api.rule("lrp_epsilon"), "no filter"),
+    }
+    for name, (rule, message) in refused.items():
         with pytest.raises(UserError, match=message):
-            nfr.variants(rule, nfr.Options(without_gamma=True, tolerance=1e-9))
+            EXPERIMENTS["nfr"].refuse("nfr", name, rule)
+    for rule in (z_plus("split"), api.rule("lrp_alphabeta", alpha=1), api.rule("excitation_bp"), Gbp()):
+        EXPERIMENTS["nfr"].refuse("nfr", "", rule)
     with pytest.raises(UserError, match="no class"):
-        rank1.run(None, [], [Activation()], None, rank1.Options(centred=True))  # type: ignore[arg-type]
+        EXPERIMENTS["rank1"].refuse("rank1", "activation", Activation())
 
 
 # ---- rank one --------------------------------------------------------------------------------------------------------
@@ -302,6 +339,9 @@ def test_positive_matrices_make_all_directions_one():
 
 def test_rank1_table(cell):
     table = pd.read_parquet(cell("experiment=rank1", "rule=gbp").made[-1])
+    assert list(table) == [*rank1.COLUMNS, rank1.WITH_CENTRED]
+    uncentred = pd.read_parquet(cell("experiment=rank1", "rule=gbp", "rank1.centred=false", "data.limit=1").made[-1])
+    assert list(uncentred) == rank1.COLUMNS
     assert len(table) == 5 * 2 * 3 and set(table["layer"]) == {0, 1, 2} and (table["target"] != table["other"]).all()
     assert table["cosine"].between(-1 - 1e-9, 1 + 1e-9).all() and "cosine_centred" in table
     again = pd.read_parquet(cell("experiment=rank1", "rule=gbp", "run.batch_size=1", "run.force=true").made[-1])

@@ -158,7 +158,11 @@ DIGITS = [
     "data=digits",
     "digits.training=1500",
 ]
-QUICK = "train.epochs=[1] train.sizes=[16] train.batch_size=50"
+QUICK = "epochs: [1], sizes: [16], batch_size: 50"
+
+
+def training(of_train: str = QUICK, data: str = "digits") -> str:
+    return f"weights.training={{data: {data}, train: {{{of_train}}}}}"
 
 
 def of_digits():
@@ -176,27 +180,34 @@ def test_weights_that_the_program_trains_first(run, tmp_path):
     """Trained once, whatever is measured on them; equal to their file; mended where the file is broken."""
     few, trained = (
         (*DIGITS, "data.limit=6", "experiment=kis"),
-        ("weights=trained", f"weights.training='data=digits {QUICK}'"),
+        ("weights=trained", training()),
     )
     first = run(*few, *trained)
     assert first.code == 0, first.err
     (folder,) = (tmp_path / "outputs" / "results" / "train").glob("[0-9a-f]*")
     file = folder / "model.safetensors"
     made, content = file.stat().st_mtime_ns, file.read_bytes()
-    assert run(*DIGITS, "experiment=train", *QUICK.split()).made[-1].parent == folder, (
-        "the cell of experiment=train itself, on all training images"
-    )
+    assert (
+        run(*DIGITS, "experiment=train", "train.epochs=[1]", "train.sizes=[16]", "train.batch_size=50").made[-1].parent
+        == folder
+    ), "the cell of experiment=train itself, on all training images"
     assert run(*few, *trained, "rule=lrp", "run.force=true").code == 0 and file.stat().st_mtime_ns == made
     by_file = run(*few, "weights=checkpoint", f"weights.path={file}")
     assert by_file.made[-1] != first.made[-1]
     pd.testing.assert_frame_equal(pd.read_parquet(first.made[-1]), pd.read_parquet(by_file.made[-1]))
-    elsewhere = run(*few, "weights=trained", f"weights.training='data=digits {QUICK} train.seed=7'")
+    elsewhere = run(*few, "weights=trained", training(f"{QUICK}, seed: 7"))
     assert elsewhere.made[-1] != first.made[-1] and len(list(folder.parent.glob("[0-9a-f]*"))) == 2
     assert run(*few, *trained, "train.seed=7").made == elsewhere.made, "settings of the training reach it"
     file.write_bytes(content[:-1] + b"x")
     assert run(*few, *trained).made == first.made and file.read_bytes() == content
     shutil.rmtree(folder)  # results that were copied from elsewhere without their networks
     assert run(*few, *trained).made == first.made and not folder.exists()
+
+
+def test_null_in_a_training_is_nothing(run):
+    """train.start=null is no file named None."""
+    ended = run(*DIGITS, "data.limit=6", "experiment=kis", "weights=trained", training(f"{QUICK}, start: null"))
+    assert ended.code == 0, ended.err
 
 
 def test_a_network_is_trained_again_on_other_images(run, tmp_path):
@@ -208,7 +219,7 @@ def test_a_network_is_trained_again_on_other_images(run, tmp_path):
         *tiny.OWN,
         "data=cifar10",
         "weights=trained",
-        "weights.training='data=cifar10 train.epochs=[1] train.sizes=[16] train.batch_size=4'",
+        training("epochs: [1], sizes: [16], batch_size: 4", "cifar10"),
         "experiment=kis",
     )
     accounts = []
@@ -222,21 +233,23 @@ def test_a_network_is_trained_again_on_other_images(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "training, complaint",
+    "settings, complaint",
     [
-        ("train.epochs=[1]", "lacks data=..."),
-        ("data=digits model.width=16", "sets model.width"),
-        ("data=digits train.epoch=3", "experiment=train has no setting 'epoch'; did you mean epochs?"),
-        ("data=nosuch", "data has no option 'nosuch'"),
-        ('data=digits "train.lr=1', "can't be read (no closing quotation)"),
-        ("data=digits train.batch_size=1501", "train.batch_size=1501 is more than the 1500 training images"),
-        ("data=digits train.crop=32", "train.crop=32 is no border"),
-        (f"data=digits {QUICK} train.lr=1e30", "lower train.lr"),
-        ("data=cifar10_samples", "no training images of their own"),
+        ("{train: {epochs: [1]}}", "'None' is no data set; choose one of imagenet"),
+        ("{data: digits, model: {width: 16}}", "not 'model: {'width': 16}'; it takes data, digits and train"),
+        ("{data: digits, train: {epoch: 3}}", "experiment=train has no setting 'epoch'; did you mean epochs?"),
+        ("{data: digits, digits: {trainin: 3}}", "data=digits has no setting 'trainin'; did you mean training?"),
+        ("{data: digits, train: 3}", "not 'train: 3'"),
+        ("{data: nosuch}", "'nosuch' is no data set"),
+        ("'data=digits train.lr=1'", "weights.training names data and settings, such as {data: digits"),
+        ("{data: digits, train: {batch_size: 1501}}", "train.batch_size=1501 is more than the 1500 training images"),
+        ("{data: digits, train: {crop: 32}}", "train.crop=32 is no border"),
+        (f"{{data: digits, train: {{{QUICK}, lr: 1e30}}}}", "lower train.lr"),
+        ("{data: cifar10_samples}", "no training images of their own"),
     ],
 )
-def test_trainings_that_can_not_be(run, training, complaint):
-    ended = run(*DIGITS, "data.limit=6", "weights=trained", f"weights.training='{training}'", "experiment=kis")
+def test_trainings_that_can_not_be(run, settings, complaint):
+    ended = run(*DIGITS, "data.limit=6", "weights=trained", f"weights.training={settings}", "experiment=kis")
     assert ended.code == 1 and complaint in ended.complaint
 
 
@@ -245,7 +258,7 @@ def test_a_model_of_other_classes_and_two_seeds_are_refused(run):
         *DIGITS,
         "model.call=tests.tiny:network",
         "weights=trained",
-        f"weights.training='data=digits train.seed=1 {QUICK}'",
+        training(f"{QUICK}, seed: 1"),
         "experiment=kis",
     ]
     assert (

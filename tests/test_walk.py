@@ -6,15 +6,32 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
+from pipeline.engine import walk as walking
+from pipeline.engine.gradients import GRADIENTS
 from pipeline.engine.network import Record, trace
-from pipeline.engine.rules import GRAD, Activation, Add, AlphaBeta, FirstLayer, Gbp, Grad, RectGrad, Rule, Start
+from pipeline.engine.rules import (
+    GRAD,
+    Activation,
+    Add,
+    AlphaBeta,
+    External,
+    FirstLayer,
+    Gbp,
+    Grad,
+    Method,
+    RectGrad,
+    Start,
+)
 from pipeline.engine.walk import CHUNK_BYTES, attribute, cascade, one_hot, step, walk
+from pipeline.errors import UserError
 from pipeline.oracles import peers
 from tests.drawn import drawn_nets
 from tests.models import NETS, SHAPE, images, seeded
 
-LRP = AlphaBeta(1.0, FirstLayer.plain, FirstLayer.split, Start.unit, Add.proportional)
-RULES: dict[str, Rule] = {
+LRP = AlphaBeta(
+    alpha=1.0, first_layer=FirstLayer.plain, bottom=FirstLayer.split, start_at=Start.unit, add_by=Add.proportional
+)
+RULES: dict[str, Method] = {
     "grad": Grad(times_input=False),
     "gbp": Gbp(),
     "rectgrad": RectGrad(0.9),
@@ -26,9 +43,6 @@ RULES: dict[str, Rule] = {
     "dtd": replace(LRP, first_layer=FirstLayer.zbox),
     "activation": Activation(),
 }
-
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def traced(name: str) -> Record:
@@ -64,7 +78,7 @@ def test_grad_is_autograd_on_any_net(net):
     )
 
 
-def alone(record: Record, rule: Rule, n: int, target: Tensor | None = None) -> Tensor:
+def alone(record: Record, rule: Method, n: int, target: Tensor | None = None) -> Tensor:
     """(19) for one N, one step at a time."""
     depth, r = record.network.depth, one_hot(record, target)
     if n > 0 and isinstance(rule, Activation):
@@ -76,7 +90,7 @@ def alone(record: Record, rule: Rule, n: int, target: Tensor | None = None) -> T
     return r
 
 
-def levels(record: Record, rule: Rule) -> int:
+def levels(record: Record, rule: Method) -> int:
     return record.network.depth + (not isinstance(rule, Activation))
 
 
@@ -168,6 +182,44 @@ def test_alignment_can_be_read_off_the_rule_chain(name, rule):
         )
         if name == "no_bias":
             torch.testing.assert_close(jx, record.activation(layer), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_nothing_to_explain_is_no_work(name, monkeypatch):
+    record = traced(name)
+    monkeypatch.setattr(walking, "step", lambda *args: pytest.fail("a step"))
+    for chunk_bytes in (1, 2**60):
+        assert list(cascade(record, [], chunk_bytes=chunk_bytes)) == []
+
+
+def test_an_external_attribution_is_refused_inside():
+    record, external = traced("plain"), External("tests.tiny:mean_gradient")
+    for refused in (lambda: attribute(record, external), lambda: list(cascade(record, [Gbp(), external]))):
+        with pytest.raises(UserError, match="map at the input"):
+            refused()
+
+
+@pytest.mark.parametrize("rule", [GRAD, Grad(times_input=False), Gbp(), LRP, replace(LRP, add_by=Add.zplus)])
+@pytest.mark.parametrize("name", ["residual", "bottleneck", "added_in_place"])
+def test_a_visitor_sees_each_operation_at_which_a_rule_has_a_say(name, rule):
+    """Once, from the top down; what is sent on from all that read a value is the r that is seen at it."""
+    record, seen = traced(name), []
+    depth, start = record.network.depth, one_hot(record)
+    r = walk(record, start, lambda _: rule, depth, visit=lambda *of: seen.append(of))
+    assert torch.equal(r, walk(record, start, lambda _: rule, depth))
+    ruled = [op for op in record.network.ops if op.kind in ("conv", "linear", "relu", "relu6", "add")]
+    assert [at.op for at, *_ in seen] == ruled[::-1]
+    assert torch.equal(seen[0][1], start)
+    arrived = {record.network.ends[-1]: start}
+    plain = {op.output: op for op in record.network.ops if op not in ruled}
+    for at, r_out, sent in seen:
+        while at.op.output not in arrived:  # through the operations between, which are the gradient for every rule
+            op = plain[max(arrived)]
+            below = GRADIENTS[op.kind](arrived.pop(op.output), record, op)
+            arrived |= {i: arrived.get(i, 0) + v for i, v in zip(op.inputs, below, strict=False)}
+        torch.testing.assert_close(r_out, arrived.pop(at.op.output))
+        for i, v in zip(at.op.inputs, sent, strict=True):
+            arrived[i] = arrived.get(i, 0) + v
 
 
 def test_walk_from_the_middle_to_the_middle():

@@ -24,6 +24,10 @@ def network(batch_norm: bool = False) -> nn.Module:
     )
 
 
+def normalised() -> nn.Module:
+    return network(batch_norm=True)
+
+
 def with_sigmoid() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(4 * 14 * 14, 5))
 

@@ -1,35 +1,36 @@
 """The plain gradient of every operation: (r, record, op) -> one r per input.
 
-r may hold k branches of the record's B samples, branch-major: (k B, ...). To let the walk know another operation, name its
-kind in lowering.KINDS and enter its gradient in GRADIENTS at the foot.
+r may hold k branches of the record's B samples, branch-major: (k B, ...). To let the walk know another
+operation, name its kind in graph.KINDS and enter its gradient in GRADIENTS at the foot.
 """
 
 import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.engine.network import Op, Record, memory_format
 from pipeline.errors import UserError
 
 
 def transpose(r: Tensor, weight: Tensor, op: Op, shape: Sequence[int]) -> Tensor:
-    """The transpose of a conv or linear layer with `weight`, applied to r; `shape` is that of its input, without regard to dimension 0."""
-    if op.kind == "linear":
+    """The transpose of a conv or linear layer with `weight`, applied to r; `shape` is that of its input, but for
+    dimension 0."""
+    m = op.layer
+    if isinstance(m, nn.Linear):
         return r @ weight
-    m = op.module
     padding = symmetric_padding(m, op.where)
     # torch.nn.grad.conv2d_input costs a copy of the input's size; here it only gives its shape and is never touched
     like = torch.empty((r.shape[0], *shape[1:]), dtype=r.dtype, device=r.device, memory_format=memory_format(r.device))
     return torch.ops.aten.convolution_backward(
         r, like, weight, None, m.stride, padding, m.dilation, False, [0, 0], m.groups, [True, False, False]
-    )[0]  # type: ignore[union-attr]
+    )[0]
 
 
-def symmetric_padding(m, where: str) -> tuple[int, ...]:
-    if m.padding == "valid":
-        return (0, 0)
+def symmetric_padding(m: nn.Conv2d, where: str) -> tuple[int, ...]:
+    if not isinstance(m.padding, str):
+        return m.padding
     if m.padding == "same":
         total = [d * (k - 1) for d, k in zip(m.dilation, m.kernel_size, strict=True)]
         if any(t % 2 for t in total):
@@ -37,7 +38,7 @@ def symmetric_padding(m, where: str) -> tuple[int, ...]:
                 f"the walk does not know the asymmetric padding 'same' of {where}; pad with ZeroPad2d instead"
             )
         return tuple(t // 2 for t in total)
-    return m.padding
+    return (0, 0)  # "valid"
 
 
 def branches(r: Tensor, record: Record) -> Tensor:
@@ -49,11 +50,11 @@ def input_shape(r: Tensor, record: Record, op: Op) -> tuple[int, ...]:
     return (r.shape[0], *record.values[op.inputs[0]].shape[1:])
 
 
-def linear_gradient(r, record, op):
-    return (transpose(r, op.module.weight, op, input_shape(r, record, op)),)
+def linear_gradient(r: Tensor, record: Record, op: Op) -> Sequence[Tensor]:
+    return (transpose(r, op.weight, op, input_shape(r, record, op)),)
 
 
-def relu_gradient(r, record, op):
+def relu_gradient(r: Tensor, record: Record, op: Op) -> Sequence[Tensor]:
     # the kernels of autograd, which read A: a bool mask would be turned into floats at every multiplication
     k, a = branches(r, record), record.values[op.output]
     sent = (
@@ -64,26 +65,27 @@ def relu_gradient(r, record, op):
     return (sent.flatten(0, 1),)
 
 
-def reshape_gradient(r, record, op):
+def reshape_gradient(r: Tensor, record: Record, op: Op) -> Sequence[Tensor]:
     r = r.reshape(input_shape(r, record, op))
     return (r.contiguous(memory_format=memory_format(r.device)) if r.ndim == 4 else r,)
 
 
-def add_gradient(r, record, op):
+def add_gradient(r: Tensor, record: Record, op: Op) -> Sequence[Tensor]:
     for i in op.inputs:
         if record.values[i].shape != record.values[op.output].shape:
             raise UserError(
-                f"the walk does not know the broadcasting addition at {op.where}; add its gradient to pipeline/gradients.py"
+                f"the walk does not know the broadcasting addition at {op.where}; "
+                "add its gradient to pipeline/engine/gradients.py"
             )
     return (r,) * len(op.inputs)
 
 
-def concat_gradient(r, record, op):
+def concat_gradient(r: Tensor, record: Record, op: Op) -> Sequence[Tensor]:
     dim = record.setting(op, "dim")
     return r.split([record.values[i].shape[dim] for i in op.inputs], dim)
 
 
-def mean_gradient(r, record, op):
+def mean_gradient(r: Tensor, record: Record, op: Op) -> Sequence[Tensor]:
     shape = input_shape(r, record, op)
     dim = record.setting(op, "dim")
     dims = sorted(d % len(shape) for d in ([dim] if isinstance(dim, int) else dim))
@@ -93,7 +95,7 @@ def mean_gradient(r, record, op):
     return ((r / math.prod(shape[d] for d in dims)).expand(shape),)
 
 
-def avg_pool_gradient(r, record, op):
+def avg_pool_gradient(r: Tensor, record: Record, op: Op) -> Sequence[Tensor]:
     s = {name: record.setting(op, name) for name in op.settings}
     window, stride, padding = (
         [v, v] if isinstance(v, int) else list(v or []) for v in (s["kernel_size"], s["stride"], s["padding"])
@@ -106,12 +108,12 @@ def avg_pool_gradient(r, record, op):
     )
 
 
-def adaptive_avg_pool_gradient(r, record, op):
+def adaptive_avg_pool_gradient(r: Tensor, record: Record, op: Op) -> Sequence[Tensor]:
     shape = input_shape(r, record, op)
     return (r if shape == r.shape else torch.ops.aten._adaptive_avg_pool2d_backward(r, r.new_empty(()).expand(shape)),)
 
 
-def max_pool_gradient(r, record, op):
+def max_pool_gradient(r: Tensor, record: Record, op: Op) -> Sequence[Tensor]:
     shape, window = input_shape(r, record, op), r.shape[-2:]
     if (routing := pool_routing(record, op)) is None:  # windows overlap
         flat = r.new_zeros((*shape[:2], shape[2] * shape[3]))
@@ -134,7 +136,8 @@ def tiles(value: Tensor, count: Sequence[int]) -> Tensor:
 
 
 def pool_routing(record: Record, op: Op) -> Tensor | None:
-    """1 where an input is its window's maximum, else 0, (B, C, h, w), in r's dtype; None unless each maximum lies in a tile of its own."""
+    """1 where an input is its window's maximum, else 0, (B, C, h, w), in r's dtype; None unless each maximum lies in a
+    tile of its own."""
     if (key := ("routing", op.output)) not in record.cache:
         index, a = record.argmax[op.output], record.values[op.inputs[0]]
         window, (h, w) = index.shape[-2:], a.shape[-2:]

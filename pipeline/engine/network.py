@@ -1,12 +1,13 @@
-"""A traced network: a flat list of operations in which the paper's layers l = 1..L are numbered, and a forward pass that records.
+"""A traced network: a flat list of operations in which the paper's layers l = 1..L are numbered, and a forward pass
+that records.
 
 `trace` turns an nn.Module into a Network: torch.fx graph, BatchNorm folded, in-place operations undone, each operation
-given a kind (a key of gradients.GRADIENTS) and the unit l it belongs to. `Network.forward` keeps every value in a Record.
+given a kind (a key of gradients.GRADIENTS) and the unit l it belongs to. `Network.forward` keeps values in a Record.
 """
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from pipeline.engine.lowering import LINEAR, RELU, Op, Position, fold_batch_norm, functionalise, graph_of, lower
+from pipeline.engine.graph import fold_batch_norm, functionalise, graph_of
+from pipeline.engine.lowering import LINEAR, RELU, Op, Position, lower
 from pipeline.errors import UserError
 
 
@@ -97,7 +99,10 @@ class Network:
         return names[0] if len(names) == 1 else common_path(names) or common_path(paths) or "+".join(names)
 
     def numbers(self, names: Sequence[str] | None) -> list[int]:
-        """l of the layers below the output with these names, in order; of all of them without. Raises UserError for a name that is none."""
+        """l of the layers below the output with these names, in order; of all of them without.
+
+        Raises UserError for a name that is none.
+        """
         below = [(self.unit_name(layer), layer) for layer in range(1, self.depth)]
         unknown = [name for name in names or () if name not in dict(below)]
         if unknown:
@@ -118,8 +123,11 @@ class Network:
     def forward(
         self, x: Tensor, visit: Callable[[Op, Any], Any] | None = None, keep: Sequence[int] | None = None
     ) -> Record:
-        """Run the network on x (B, C, H, W) and record. `visit(op, value)` may replace a value (used to calibrate BatchNorm); keep: the
-        positions of what is recorded beside the logits, by default all: other values go after their last use, and their memory is used again."""
+        """Run the network on x (B, C, H, W) and record.
+
+        `visit(op, value)` may replace a value (used to calibrate BatchNorm); keep: the positions of what is recorded
+        beside the logits, by default all: other values go after their last use, and their memory is used again.
+        """
         values: list[Any] = [None] * (self.ops[-1].output + 1)
         argmax: dict[int, Tensor] = {}
         values[0] = x.contiguous(memory_format=memory_format(x.device)) if x.ndim == 4 else x
@@ -128,12 +136,13 @@ class Network:
             if op.kind == "max_pool":
                 value, argmax[op.output] = value
             values[op.output] = value if visit is None else visit(op, value)
-            for position in self._used_last[op.output] if keep is not None else ():
-                if position not in keep:
+            if keep is not None:
+                for position in set(self._used_last[op.output]) - set(keep):
                     values[position] = None
         if value.ndim != 2:
             raise UserError(
-                f"the model returns a tensor of shape {tuple(value.shape)}; it must return logits, one row of classes per image (flatten its output)"
+                f"the model returns a tensor of shape {tuple(value.shape)}; it must return logits, "
+                "one row of classes per image (flatten its output)"
             )
         return Record(self, values, argmax)
 
@@ -163,17 +172,19 @@ def trace(
 ) -> Network:
     """Trace a classifier in evaluation mode. `model` is left as it is.
 
-    names: one for each conv and linear layer in order (default: the module paths); mean, std: of the pixel normalisation,
-    needed only by the z^B rule; batch_norm: "fold" it into its convolution, or "drop" it as the identity; units: module
-    paths, each of which holds the layers of one unit l (blocks.0; blocks.*: every child of blocks), where the graph alone would make several.
-    Raises UserError for a model that torch.fx can't trace, an operation that the walk doesn't know, and units that the graph has not.
+    names: one for each conv and linear layer in order (default: the module paths); mean, std: of the pixel
+    normalisation, needed only by the z^B rule; batch_norm: "fold" it into its convolution, or "drop" it as an identity;
+    units: module paths, each of which holds the layers of one unit l (blocks.0; blocks.*: every child of blocks), where
+    the graph alone would make several. Raises UserError for a model that torch.fx can't trace, an operation that the
+    walk doesn't know, and units that the graph has not.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     try:
         module = graph_of(model)
     except Exception as error:  # fx raises many kinds; all mean the same to the user
         raise UserError(
-            f"torch.fx can't trace {type(model).__name__} ({str(error).splitlines()[0]}); rewrite its forward without control flow that depends on values"
+            f"torch.fx can't trace {type(model).__name__} ({str(error).splitlines()[0]}); "
+            "rewrite its forward without control flow that depends on values"
         ) from error
     module.to(memory_format=memory_format(next((p.device for p in module.parameters()), torch.device("cpu"))))
     functionalise(module)
@@ -193,7 +204,8 @@ def number_units(ops: list[Op], output: int, paths: Sequence[str] = ()) -> tuple
     A unit runs from one cut vertex of the graph (a value that every path passes) to another and holds at least one
     conv or linear layer; it ends at the ReLU after it if there is one, before any pool, else where its last layer
     (or the sum of its branches) does. So VGG's layers are units, and so are a ResNet's blocks. Layers under one of the
-    module `paths` share a unit. Raises UserError for a path that holds no layer, or that begins or ends at no cut vertex.
+    module `paths` share a unit.
+    Raises UserError for a path that holds no layer, or that begins or ends at no cut vertex.
     """
     depends, needed = {0}, {output}
     for op in ops:
@@ -231,7 +243,7 @@ def number_units(ops: list[Op], output: int, paths: Sequence[str] = ()) -> tuple
         while unit < len(ends) - 1 and op.output > ends[unit]:
             unit += 1
         below = any(seen_linear.get(i, False) for i in op.inputs)
-        numbered.append(Op(**{**op.__dict__, "unit": unit, "first": op.kind in LINEAR and not below}))
+        numbered.append(replace(op, unit=unit, first=op.kind in LINEAR and not below))
         seen_linear[op.output] = below or op.kind in LINEAR
     check_units([op for op in numbered if op.kind in LINEAR], held)
     return numbered, tuple(ends)
@@ -252,12 +264,14 @@ def layers_under(ops: list[Op], paths: Sequence[str]) -> dict[int, str]:
             found, met = ".".join(inside[: len(parts)]), True
             if held.setdefault(op.output, found) != found:
                 raise UserError(
-                    f"the layer {op.where} lies under two of the units, {held[op.output]} and {found}; leave one of them out"
+                    f"the layer {op.where} lies under two of the units, {held[op.output]} and {found}; "
+                    "leave one of them out"
                 )
         if not met:
             shown = [op.where for op in layers[:4]] + ["..."] * (len(layers) > 4)
             raise UserError(
-                f"no layer lies under the unit {path}; set units to module paths of the model, whose layers are {', '.join(shown)}"
+                f"no layer lies under the unit {path}; "
+                f"set units to module paths of the model, whose layers are {', '.join(shown)}"
             )
     return dict(sorted(held.items()))
 
@@ -269,5 +283,6 @@ def check_units(layers: list[Op], held: dict[int, str]) -> None:
         path = path_of.get(op.unit)
         if path is not None and held.get(op.output) != path:
             raise UserError(
-                f"the unit {path} can't be cut out of the network, for {op.where} runs beside it; set units to a module that holds both"
+                f"the unit {path} can't be cut out of the network, for {op.where} runs beside it; "
+                "set units to a module that holds both"
             )

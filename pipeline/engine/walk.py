@@ -1,135 +1,83 @@
 """The reverse walk: one loop over the table of gradients (gradients.py), and the branches of cascade substitution.
 
-A rule may change r at a ReLU and at a conv or linear layer; at every other operation each rule is the plain gradient.
-Which rule acts in layer l is a function l -> rule, so cascade substitution (19), a start in the middle, and "the
-activation here, GBP below" are one mechanism. No autograd, no hooks, no state.
+A rule may change r at a ReLU, at a conv or linear layer and at a sum; at every other operation each rule is the plain
+gradient. Which rule acts in layer l is a function l -> rule, so cascade substitution (19), a start in the middle, and
+"the activation here, GBP below" are one mechanism. No autograd, no hooks, no state.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from pipeline.engine.gradients import GRADIENTS, transpose
-from pipeline.engine.network import LINEAR, RELU, Op, Record
-from pipeline.engine.rules import GRAD, Activation, External, FirstLayer, Rule
+from pipeline.engine.gradients import GRADIENTS
+from pipeline.engine.network import LINEAR, RELU, Record
+from pipeline.engine.place import Place
+from pipeline.engine.rules import GRAD, Activation, External, Method, Rule
 from pipeline.errors import UserError
 
+Visit = Callable[[Place, Tensor, Sequence[Tensor]], object]  # where, r at the output, what was sent to each input
 Readers = list[list[tuple[int, int]]]  # for each branch, the (index of the rule, N) that it answers
+RULED = (*LINEAR, *RELU, "add")  # operations at which a rule has a say
 GPU_CHUNK_BYTES = 2**30
-CHUNK_BYTES = (
-    32 * 2**20
-)  # on a CPU: branches go down together while their largest map stays below this: reused, not fresh, memory
-
-
-@dataclass(frozen=True)
-class Local:
-    """One operation of one forward pass, as the rules see it. Tensors have the record's batch size B."""
-
-    record: Record
-    op: Op
-
-    @property
-    def input(self) -> Tensor:
-        return self.record.values[self.op.inputs[0]]
-
-    @property
-    def inputs(self) -> list[Tensor]:
-        return [self.record.values[i] for i in self.op.inputs]
-
-    @property
-    def output(self) -> Tensor:
-        return self.record.values[self.op.output]
-
-    @property
-    def mask(self) -> Tensor:
-        return self.record.mask(self.op)
-
-    @property
-    def gain(self) -> Tensor:
-        """sigma(z) / z, 0 at z = 0: the mask of a ReLU, but for what a ReLU6 saturates."""
-        if self.op.kind == "relu":
-            return self.mask
-        return torch.where(self.input > 0, self.output / self.input, 0)
-
-    @property
-    def weight(self) -> Tensor:
-        return self.op.module.weight  # type: ignore[union-attr,return-value]
-
-    @property
-    def first(self) -> bool:
-        return self.op.first
-
-    @property
-    def last(self) -> bool:
-        return self.op is self.record.network.layers[-1]
-
-    @property
-    def bounds(self) -> tuple[Tensor, Tensor]:
-        """[l_i, h_i] of each input of a first layer, of its shape; 0 in padding. Raises UserError if the network was traced without them."""
-        if self.record.network.bounds is None:
-            raise UserError(
-                "the z^B rule needs the bounds of the pixels; give trace(...) the mean and std of their normalisation"
-            )
-        low, high = ({0: bound.to(self.record.x).expand_as(self.record.x)} for bound in self.record.network.bounds)
-        for op in self.record.network.unit(1):
-            if op.kind == "pad" and op.inputs[0] in low:
-                low[op.output], high[op.output] = op.call(low[op.inputs[0]]), op.call(high[op.inputs[0]])
-        if self.op.inputs[0] not in low:
-            raise UserError(f"the z^B rule knows layers that read the pixels, and {self.op.where} does not")
-        return low[self.op.inputs[0]], high[self.op.inputs[0]]
-
-    def gradient(self, r: Tensor) -> Sequence[Tensor]:
-        """r at the output -> the plain gradient's r at each input."""
-        return GRADIENTS[self.op.kind](r, self.record, self.op)
-
-    def transpose(self, r: Tensor, weight: Tensor) -> Tensor:
-        """r at z -> weight r at the input."""
-        return transpose(r, weight, self.op, self.input.shape)
-
-    def apply(self, a: Tensor, weight: Tensor) -> Tensor:
-        """weight^T a, without bias."""
-        if self.op.kind == "linear":
-            return torch.nn.functional.linear(a, weight)
-        m = self.op.module
-        return torch.nn.functional.conv2d(a, weight, None, m.stride, m.padding, m.dilation, m.groups)  # type: ignore[union-attr,arg-type]
+# on a CPU: branches go down together while their largest map stays below this: reused, not fresh, memory
+CHUNK_BYTES = 32 * 2**20
+OUTSIDE = (
+    "an external attribution is a map at the input only: call it yourself, or use experiment=cascade rule=external"
+)
 
 
 # ---- the loop --------------------------------------------------------------------------------------------------------
 
 
-def step(record: Record, layer: int, r: Tensor, rule: Rule = GRAD) -> Tensor:
-    """r_l -> r_{l-1} through the unit l, under `rule`. With GRAD, r may hold several branches (k B, ...)."""
+def step(record: Record, layer: int, r: Tensor, rule: Rule = GRAD, visit: Visit | None = None) -> Tensor:
+    """r_l -> r_{l-1} through the unit l, under `rule`. With GRAD, r may hold several branches (k B, ...).
+
+    visit(at, r, sent) sees each operation at which a rule has a say: r at its output, and what was sent to each input.
+    """
     network = record.network
-    by_rule = () if rule is GRAD else LINEAR + RELU + (("add",) if hasattr(rule, "add") else ())
     waiting = {network.ends[layer]: r}
     for op in reversed(network.unit(layer)):
         r_out = waiting.pop(op.output, None)
         if r_out is None:
             continue
-        at = Local(record, op)
-        if op.kind not in by_rule:
+        ruled = op.kind in RULED
+        if rule is GRAD or not ruled:
             sent = GRADIENTS[op.kind](r_out, record, op)
-        elif op.kind == "add":
-            sent = rule.add(r_out, at)  # type: ignore[attr-defined]
         else:
-            sent = (rule.linear(r_out, at) if op.kind in LINEAR else rule.relu(r_out, at),)
+            sent = sent_by(rule, r_out, Place(record, op))
+        if visit is not None and ruled:
+            visit(Place(record, op), r_out, sent)
         for i, r_in in zip(op.inputs, sent, strict=False):
             waiting[i] = waiting[i] + r_in if i in waiting else r_in
     return waiting[network.ends[layer - 1]]
 
 
+def sent_by(rule: Rule, r: Tensor, at: Place) -> Sequence[Tensor]:
+    """r at the output of an operation at which the rule has a say -> r at each input."""
+    if at.op.kind == "add":
+        return rule.add(r, at)
+    return (rule.linear(r, at) if at.op.kind in LINEAR else rule.relu(r, at),)
+
+
 @torch.no_grad()
-def walk(record: Record, r: Tensor, rule_at: Callable[[int], Rule], top: int, bottom: int = 0) -> Tensor:
-    """From r_top at A_top down to r_bottom at A_bottom, layer l under the rule `rule_at(l)`."""
+def walk(
+    record: Record,
+    r: Tensor,
+    rule_at: Callable[[int], Rule],
+    top: int,
+    bottom: int = 0,
+    visit: Visit | None = None,
+) -> Tensor:
+    """From r_top at A_top down to r_bottom at A_bottom, layer l under the rule `rule_at(l)`; visit: see `step`."""
     for layer in range(top, bottom, -1):
-        r = step(record, layer, r, rule_at(layer))
+        r = step(record, layer, r, rule_at(layer), visit)
     return r
 
 
 def unit_scale(r: Tensor) -> Tensor:
-    """Largest entry 1 in each sample (0 stays 0): unscaled weights leave float32's range, and every rule is homogeneous in r."""
+    """Largest entry 1 in each sample (0 stays 0): unscaled weights leave float32's range, and every rule is homogeneous
+    in r."""
     largest = r.flatten(1).abs().amax(1)
     return r / torch.where(largest > 0, largest, 1).view(-1, *[1] * (r.ndim - 1))
 
@@ -140,61 +88,57 @@ def one_hot(record: Record, target: Tensor | None = None) -> Tensor:
     return torch.nn.functional.one_hot(target, record.logits.shape[1]).to(record.logits.dtype)
 
 
-def inside(rule: Rule) -> None:
-    if isinstance(rule, External):
-        raise UserError(
-            "an external attribution is a map at the input only: call it yourself, or use experiment=cascade rule=external"
-        )
-
-
 @torch.no_grad()
-def attribute(record: Record, rule: Rule, target: Tensor | None = None, bottom: bool = False) -> Tensor:
+def attribute(record: Record, rule: Method, target: Tensor | None = None, bottom: bool = False) -> Tensor:
     """The attribution map R of `rule` for the classes `target` (B,), by default the decision; shape of x.
 
     Without `bottom` it is r_0, with layer 1 as the rule's `first_layer` says; with it, the published method's map.
+    Raises UserError for the activation and for external attributions, which are no rules.
     """
     if isinstance(rule, Activation):
         raise UserError(
-            "the activation starts at a layer of your choice: walk(record, record.activation(l), lambda l: Gbp(), top=l)"
+            "the activation starts at a layer l of your choice: walk(record, record.activation(l), lambda _: Gbp(), l)"
         )
-    inside(rule)
-    rule = rule.with_bottom() if bottom else rule
-    r = walk(record, rule.start(one_hot(record, target), record.logits), lambda layer: rule, record.network.depth)
-    return rule.finish(r, record.x) if bottom else r
+    if isinstance(rule, External):
+        raise UserError(OUTSIDE)
+    acting = rule.with_bottom() if bottom else rule
+    r = walk(record, acting.start(one_hot(record, target), record.logits), lambda _: acting, record.network.depth)
+    return acting.finish(r, record.x) if bottom else r
 
 
 # ---- cascade substitution (19) ---------------------------------------------------------------------------------------
 
 
-def above_first_layer(rule: Rule) -> Rule:
-    """Rules that differ only in the first layer share the whole descent above it."""
-    return (
-        replace(rule, first_layer=FirstLayer.plain, bottom=FirstLayer.plain) if hasattr(rule, "first_layer") else rule
-    )  # type: ignore[type-var,call-arg]
-
-
 @torch.no_grad()
 def cascade(
-    record: Record, rules: Sequence[Rule], target: Tensor | None = None, chunk_bytes: int | None = None
+    record: Record, rules: Sequence[Method], target: Tensor | None = None, chunk_bytes: int | None = None
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Every level N = 0..L of cascade substitution, of every rule, in one descent: yields (index of the rule, N, R_N).
 
     R_N has the shape of x: the rule in the top N layers, the plain gradient below. The rules' chains go down once;
     at each layer they leave a branch that goes on with the plain gradient. N = 0 is the gradient, shared by all.
     For Activation, R_N starts from A_{L-N}, and N stops at L - 1. Maps come in no particular order; use them at once.
+    Raises UserError for an external attribution.
     """
+    owners: dict[Rule, dict[int, Rule]] = {}  # rules that differ in layer 1 alone share a chain
+    activations = [index for index, rule in enumerate(rules) if isinstance(rule, Activation)]
+    for index, rule in enumerate(rules):
+        if isinstance(rule, External):
+            raise UserError(OUTSIDE)
+        if isinstance(rule, Rule):
+            owners.setdefault(rule.above_first_layer(), {})[index] = rule
+    if not rules:
+        return
     depth, gradient, batch = record.network.depth, one_hot(record, target), record.x.shape[0]
     chunk_bytes = chunk_bytes or (CHUNK_BYTES if record.x.device.type == "cpu" else GPU_CHUNK_BYTES)
-    owners: dict[Rule, list[int]] = {}
-    for index, rule in enumerate(rules):
-        inside(rule)
-        owners.setdefault(above_first_layer(rule), []).append(index)
-    chains = {shared: shared.start(gradient, record.logits) for shared in owners if not isinstance(shared, Activation)}
+    chains = {shared: shared.start(gradient, record.logits) for shared in owners}
     parts, readers = [gradient], [[(index, 0) for index in range(len(rules))]]  # the branches, and who reads each
     for layer in range(depth, 0, -1):
-        joining = chains | {shared: record.activation(layer) for shared in owners if isinstance(shared, Activation)}
-        for shared, r in joining.items() if layer < depth else ():
-            reading = [(index, depth - layer) for index in owners[shared]]
+        joining = [(r, list(owners[shared])) for shared, r in chains.items()]
+        if activations:
+            joining.append((record.activation(layer), activations))
+        for r, indices in joining if layer < depth else ():
+            reading = [(index, depth - layer) for index in indices]
             if layer == depth - 1 and parts and torch.equal(r, parts[0][:batch]):  # no ReLU above: still the gradient
                 readers[0] += reading
             else:
@@ -211,8 +155,8 @@ def cascade(
     if parts:
         yield from unstack(record, parts[0], readers)
     for shared, r in chains.items():
-        for index in owners[shared]:
-            yield index, depth, step(record, 1, r, rules[index])
+        for index, rule in owners[shared].items():
+            yield index, depth, step(record, 1, r, rule)
 
 
 def descend(

@@ -1,7 +1,7 @@
 """Attribution maps (Table I, Fig. 3, Fig. 5): a row per image, the maps beside the table."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +11,26 @@ from torch import Tensor
 
 from pipeline.engine import walk
 from pipeline.engine.network import Network, Record
-from pipeline.engine.rules import Activation, External, Gbp, Rule
+from pipeline.engine.rules import Activation, External, Gbp, Method
 from pipeline.experiments.external import external_map
 from pipeline.experiments.interface import Result
 from pipeline.experiments.targets import Target
+from pipeline.images.batches import Batch
 from pipeline.measures.maps import alignment, chroma
-from pipeline.networks.catalogue import class_name
+from pipeline.networks.catalogue import Model, class_name
+
+COLUMNS = [
+    "image", "target", "label", "decision", "probability", "class_name", "label_name", "layer", "name", "alignment",
+    "alignment_chroma",
+]  # fmt: skip
+WITH_BOTTOM, WITH_ORIGINAL = "alignment_bottom", "similarity"  # after them, with these options
 
 
 @dataclass(frozen=True)
 class Options:
-    """layers: for rule=activation, the names of the layers whose A_l is sent down with GBP below; null: all but the last;
-    bottom: also with the bottom process; original: also compare with the map of the network without what the weights' law changed;
-    maps: keep the maps."""
+    """layers: for rule=activation, the names of the layers whose A_l is sent down with GBP below; null: all but the
+    last; bottom: also with the bottom process; original: also compare with the map of the network without what the
+    weights' law changed; maps: keep the maps."""
 
     layers: list[str] | None
     bottom: bool
@@ -32,13 +39,16 @@ class Options:
 
 
 def run(
-    network: Network, images: Any, rules: Sequence[Rule], target: Target, model: Any, options: Options
+    network: Network, images: Iterable[Batch], rules: Sequence[Method], target: Target, model: Model, options: Options
 ) -> list[Result]:
-    """One result per rule. Rows, an image each (for rule=activation, an image and layer): image, target, label, decision, probability
-    (of the target), class_name, label_name, layer and name of where the map starts; of the map without bottom process alignment,
-    alignment_chroma, and similarity (its cosine with the original network's map); alignment_bottom of the map with it.
+    """One result per rule, a row per image (for rule=activation, per image and layer): COLUMNS.
 
-    maps.safetensors, in the order of the rows: without_bottom, with_bottom (rows, C, H, W); inputs.safetensors: x (images, C, H, W).
+    probability, class_name: of the target; layer, name: where the map starts; alignment, alignment_chroma: of the map
+    without bottom process; alignment_bottom: of the map with it, where the rule knows one; similarity: the cosine with
+    the original network's map.
+
+    maps.safetensors, in the order of the rows: without_bottom, with_bottom (rows, C, H, W); inputs.safetensors:
+    x (images, C, H, W).
     """
     tables = [Maps([], defaultdict(list)) for _ in rules]
     inputs, names = [], model.categories()
@@ -62,10 +72,7 @@ def run(
                     for key, r in maps.items() if options.maps else ():
                         table.maps[key].append(r[b : b + 1].cpu())
     kept = {"inputs": {"x": torch.cat(inputs)}} if options.maps and inputs else {}
-    return [
-        Result(pd.DataFrame(table.rows), {"maps": {k: torch.cat(v) for k, v in table.maps.items()}, **kept} if kept else {})
-        for table in tables
-    ]  # fmt: skip
+    return [Result(pd.DataFrame(table.rows), table.tensors() | kept if kept else {}) for table in tables]
 
 
 @dataclass(frozen=True)
@@ -75,29 +82,40 @@ class Maps:
     rows: list[dict[str, Any]]
     maps: dict[str, list[Tensor]]
 
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        return {"maps": {key: torch.cat(maps) for key, maps in self.maps.items()}}
+
 
 def explained(record: Record, classes: Tensor, labels: Tensor, names: Sequence[str] | None) -> list[dict[str, Any]]:
     """What is explained, for each image."""
     probability = record.logits.double().softmax(1).gather(1, classes[:, None])[:, 0].tolist()
     columns = zip(classes.tolist(), labels.tolist(), record.logits.argmax(1).tolist(), probability, strict=True)
     return [
-        {"target": k, "label": label, "decision": decision, "probability": p, "class_name": class_name(k, names), "label_name": class_name(label, names)}
+        {
+            "target": k,
+            "label": label,
+            "decision": decision,
+            "probability": p,
+            "class_name": class_name(k, names),
+            "label_name": class_name(label, names),
+        }
         for k, label, decision, p in columns
-    ]  # fmt: skip
+    ]
 
 
 def measure(maps: dict[str, Tensor], originals: dict[str, Tensor] | None, x: Tensor) -> dict[str, Tensor]:
     r = maps["without_bottom"]
     found = {"alignment": alignment(r, x), "alignment_chroma": alignment(chroma(r), chroma(x))}
     if "with_bottom" in maps:
-        found["alignment_bottom"] = alignment(maps["with_bottom"], x)
-    return found | ({"similarity": alignment(r, originals["without_bottom"])} if originals else {})
+        found[WITH_BOTTOM] = alignment(maps["with_bottom"], x)
+    return found | ({WITH_ORIGINAL: alignment(r, originals["without_bottom"])} if originals else {})
 
 
 def maps_of(
-    network: Network, record: Record, rule: Rule, classes: Tensor, options: Options
+    network: Network, record: Record, rule: Method, classes: Tensor, options: Options
 ) -> dict[int, dict[str, Tensor]]:
-    """{layer where the maps start: the maps without and with the bottom process}; activation and external maps know no bottom."""
+    """{layer where the maps start: the maps without and with the bottom process}; the activation's and external maps
+    know no bottom."""
     if isinstance(rule, External):
         return {network.depth: {"without_bottom": external_map(rule, network, record.x, classes)}}
     if isinstance(rule, Activation):

@@ -1,6 +1,7 @@
-"""Cascade substitution (Definition 3, Fig. 2a, Fig. 4): input alignment when the rule acts in the top N layers, N = 0..L."""
+"""Cascade substitution (Definition 3, Fig. 2a, Fig. 4): input alignment when the rule acts in the top N layers,
+N = 0..L."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,26 +10,34 @@ from torch import Tensor
 
 from pipeline.engine import walk
 from pipeline.engine.network import Network
-from pipeline.engine.rules import External, Rule
+from pipeline.engine.rules import External, Method
 from pipeline.experiments.external import external_map
 from pipeline.experiments.interface import Result
 from pipeline.experiments.targets import Target
+from pipeline.images.batches import Batch
 from pipeline.measures.maps import BANDS, alignment, band_alignment, chroma, naive_alignment
+
+COLUMNS = ["image", "target", "n", "name", "alignment", "alignment_chroma"]
+WITH_NAIVE = "alignment_naive"  # after them, with these options
+WITH_BANDS = [f"alignment_band{i}" for i in range(BANDS)]
 
 
 @dataclass(frozen=True)
 class Options:
-    """bands: also the alignment within each spatial-frequency band; naive: also the cosine as it is usually written, which overflows."""
+    """bands: also the alignment within each spatial-frequency band; naive: also the cosine as it is usually written,
+    which overflows."""
 
     bands: bool
     naive: bool
 
 
-def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, options: Options) -> list[Result]:
-    """One table per rule, a row per image and N: image, target, n, name (of the lowest layer under the rule), alignment,
-    alignment_chroma (of the colours: what is left after the mean over channels; NaN for grey images), alignment_band0..3.
+def run(
+    network: Network, images: Iterable[Batch], rules: Sequence[Method], target: Target, options: Options
+) -> list[Result]:
+    """One table per rule, a row per image and N: COLUMNS.
 
-    N runs to L, for `activation` to L - 1; for an external attribution N = L alone.
+    name: of the lowest layer under the rule; alignment_chroma: of the colours, what is left after the mean over
+    channels (NaN for grey images). N runs to L, for `activation` to L - 1; for an external attribution N = L alone.
     """
     rows: list[list[dict[str, Any]]] = [[] for _ in rules]
     inside = [i for i, rule in enumerate(rules) if not isinstance(rule, External)]
@@ -55,8 +64,8 @@ def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, op
 def measure(r: Tensor, x: Tensor, options: Options) -> dict[str, Tensor]:
     found = {"alignment": alignment(r, x), "alignment_chroma": alignment(chroma(r), chroma(x))}
     if options.naive:
-        found["alignment_naive"] = naive_alignment(r, x)
+        found[WITH_NAIVE] = naive_alignment(r, x)
     if options.bands:
         bands = band_alignment(r, x)
-        found |= {f"alignment_band{i}": bands[:, i] for i in range(BANDS)}
+        found |= {name: bands[:, i] for i, name in enumerate(WITH_BANDS)}
     return found

@@ -6,8 +6,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from pipeline.errors import UserError
 from pipeline.experiments.interface import Result
+from pipeline.weights.laws import drawing_law
+
+COLUMNS = ["neuron", "w0", "w1"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,7 @@ class Options:
 
 
 def run(weights: Any, seed: int, options: Options) -> list[Result]:
-    """A row per neuron: neuron, w0, w1, drawn by the weights' law as one layer of two inputs."""
-    if not hasattr(weights, "draw"):
-        raise UserError("experiment=directions draws from a law; choose weights=gaussian, ring, uniform or another one")
-    w = weights.draw(torch.Size((options.neurons, 2)), seed, 1)
+    """A row per neuron, drawn by the weights' law as one layer of two inputs: COLUMNS. Raises UserError where no law
+    draws."""
+    w = drawing_law(weights, "directions").draw(torch.Size((options.neurons, 2)), seed, 1)
     return [Result(pd.DataFrame({"neuron": range(len(w)), "w0": w[:, 0].tolist(), "w1": w[:, 1].tolist()}))]

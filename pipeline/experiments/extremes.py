@@ -1,10 +1,10 @@
-"""Fig. 6: are large activations what counts? Propagation starts at a layer from its largest units alone, or its smallest, with the rule below."""
+"""Fig. 6: are large activations what counts? Propagation starts at a layer from its largest units alone, or its
+smallest, with the rule below."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from fractions import Fraction
 from typing import Any
 
 import pandas as pd
@@ -12,13 +12,17 @@ import torch
 from torch import Tensor
 
 from pipeline.engine.network import Network, Record
-from pipeline.engine.rules import Activation, Rule
-from pipeline.engine.walk import attribute, inside, one_hot, step, unit_scale, walk
-from pipeline.errors import UserError
+from pipeline.engine.rules import Rule, rational
+from pipeline.engine.walk import attribute, one_hot, step, unit_scale, walk
 from pipeline.experiments.interface import Result
 from pipeline.experiments.targets import Target
+from pipeline.images.batches import Batch
 from pipeline.measures.maps import alignment
 from pipeline.seeds import keyed, name_seed
+
+COLUMNS = [
+    "image", "target", "layer", "name", "part", "seed_with", "share", "units", "alignment", "sim_all", "sim_original",
+]  # fmt: skip
 
 
 class SeedWith(Enum):
@@ -29,7 +33,8 @@ class SeedWith(Enum):
 
 @dataclass(frozen=True)
 class Options:
-    """share: of the active (non-zero) units that max, min and random take, max(1, ceil(share x active)); seed_with: r on the chosen units."""
+    """share: of the active (non-zero) units that max, min and random take, max(1, ceil(share x active)); seed_with:
+    r on the chosen units."""
 
     share: float
     seed_with: SeedWith
@@ -42,21 +47,19 @@ class Options:
 Key = tuple[int, int, str]  # index of the rule, layer, part
 
 
-def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, options: Options) -> list[Result]:
-    """One table per rule, a row per image, layer l = 1..L-1 and part: image, target, layer, name, part, seed_with, share, units, alignment, sim_all, sim_original.
+def run(
+    network: Network, images: Iterable[Batch], rules: Sequence[Rule], target: Target, options: Options
+) -> list[Result]:
+    """One table per rule, a row per image, layer l = 1..L-1 and part: COLUMNS.
 
-    r_l is set on the part's units and 0 elsewhere, and the rule runs from A_l to the input (the ReLU of layer l included; layer 1 as the
-    rule's `first_layer` says). all: every unit; max, min: the largest and the smallest active ones by |A_l|, lower index first among equals;
-    random: as many active ones, keyed by image and layer; constant_max, constant_min (for seed_with=activation alone): r = the sign of A_l on those units.
-    units: how many; sim_all, sim_original: cosine with the map of `all` at that layer, and with the rule's attribution from the output.
-    NaN where nothing comes back, as from a layer without active units. L is left out: A_L are logits, and their extremes are classes.
+    r_l is set on the part's units and 0 elsewhere, and the rule runs from A_l to the input (the ReLU of layer l
+    included; layer 1 as the rule's `first_layer` says). all: every unit; max, min: the largest and the smallest active
+    ones by |A_l|, lower index first among equals; random: as many active ones, keyed by image and layer; constant_max,
+    constant_min (for seed_with=activation alone): r = the sign of A_l on those units. units: how many; sim_all,
+    sim_original: cosine with the map of `all` at that layer, and with the rule's attribution from the output. NaN where
+    nothing comes back, as from a layer without active units. L is left out: A_L are logits, and their extremes are
+    classes.
     """
-    for rule in rules:
-        inside(rule)
-        if isinstance(rule, Activation):
-            raise UserError(
-                "extremes start from activations and need a rule below them; choose rule=gbp, rectgrad or lrp"
-            )
     rows: list[list[dict[str, Any]]] = [[] for _ in rules]
     for batch in images:
         record = network.forward(batch.x)
@@ -85,8 +88,8 @@ def measure(
 ) -> Iterator[tuple[Key, dict[str, Tensor]]]:
     """The numbers of every rule, layer and part, each (B,).
 
-    A rule sees the record's B samples, so each part goes down by itself: L^2 / 2 units for each part and rule. Repeating the batch, so that
-    the parts travel together, was no faster.
+    A rule sees the record's B samples, so each part goes down by itself: L^2 / 2 units for each part and rule.
+    Repeating the batch, so that the parts travel together, was no faster.
     """
     x, top = record.x, record.network.depth
     original = [attribute(record, rule, classes) for rule in rules]
@@ -134,10 +137,9 @@ def select(a: Tensor, generators: Sequence[torch.Generator], share: float) -> di
     for b, generator in enumerate(generators):
         magnitude = a[b].flatten().abs()
         active = magnitude.nonzero()[:, 0]
-        count = max(1, math.ceil(Fraction(repr(share)) * len(active)))
-        lots = torch.rand(len(magnitude), generator=generator).to(
-            a.device
-        )  # for all units: one that is not active changes no other's
+        count = max(1, math.ceil(rational(share) * len(active)))
+        # for all units: one that is not active changes no other's
+        lots = torch.rand(len(magnitude), generator=generator).to(a.device)
         places = {
             "all": active,
             "max": active[magnitude[active].argsort(descending=True, stable=True)[:count]],

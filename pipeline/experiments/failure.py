@@ -1,6 +1,7 @@
-"""Layer-by-layer maps of failures (section V-A, Fig. 7): what of the input is still there at each layer, for the decided class and its rival."""
+"""Layer-by-layer maps of failures (section V-A, Fig. 7): what of the input is still there at each layer, for the
+decided class and its rival."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,24 +11,27 @@ from torch import Tensor
 
 from pipeline.engine import walk
 from pipeline.engine.network import Network, Record
-from pipeline.engine.rules import Activation, Gbp, Rule
+from pipeline.engine.rules import Gbp, Rule
 from pipeline.errors import UserError
 from pipeline.experiments.interface import Result
 from pipeline.experiments.targets import Target
+from pipeline.images.batches import Batch
 from pipeline.measures.maps import alignment, chroma
-from pipeline.networks.catalogue import class_name
+from pipeline.networks.catalogue import Model, class_name
 
 LAYERS = 20  # of deeper networks, so many evenly spaced layers
 COLUMNS = [
-    "image", "target", "class_name", "probability", "label", "label_name", "decision", "decision_name", "probability_decision",
-    "rival", "rival_name", "probability_rival", "layer", "name", "start", "side", "alignment", "colour", "similarity",
+    "image", "target", "class_name", "probability", "label", "label_name", "decision", "decision_name",
+    "probability_decision", "rival", "rival_name", "probability_rival", "layer", "name", "start", "side", "alignment",
+    "colour", "similarity",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Options:
-    """errors: misclassified images only (one without a label counts as such); most: so many of each 64 images, the most confident
-    decisions first (null: all); cases: pairs [label, decision], no others; layers: their names (null: all but the last, evenly spaced 20 of more)."""
+    """errors: misclassified images only (one without a label counts as such); most: so many of each 64 images, the most
+    confident decisions first (null: all); cases: pairs [label, decision], no others; layers: their names (null: all but
+    the last, evenly spaced 20 of more)."""
 
     errors: bool
     most: int | None
@@ -43,8 +47,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Case:
-    """An image to look at. x (1, C, H, W); target: the class explained; rival: the label, where it is another class, else the most
-    probable other class; probabilities: softmax (K,)."""
+    """An image to look at. x (1, C, H, W); target: the class explained; rival: the label, where it is another class,
+    else the most probable other class; probabilities: softmax (K,)."""
 
     image: str
     x: Tensor
@@ -56,20 +60,18 @@ class Case:
 
 
 def run(
-    network: Network, images: Any, rules: Sequence[Rule], target: Target, model: Any, options: Options
+    network: Network, images: Iterable[Batch], rules: Sequence[Rule], target: Target, model: Model, options: Options
 ) -> list[Result]:
-    """One result per rule, a row per image, layer, start and side, in the order of `maps`; maps.safetensors: map (rows, C, H, W).
+    """One result per rule, a row per image, layer, start and side, in the order of `maps`: COLUMNS; maps.safetensors:
+    map (rows, C, H, W).
 
-    start says what is seeded at A_l: image (x itself, layer 0); activation (A_l with GBP below: act@l, of no class: target -1);
-    credited (A_l on the units with r_l > 0, 0 elsewhere, GBP below, where r_l is the rule's of class k: act@l depends on no class, and
-    this is what it says of one); rule (the rule's own map, from the output). side: whose class, `target` or `rival`. class_name and
-    probability are the column target's. alignment is (1), colour the alignment of the chromas (NaN for a grey image), similarity the cosine
-    of a rival's map and the target's at the same place. Raises UserError for a label that the model has no class for, and for rule=activation.
+    start says what is seeded at A_l: image (x itself, layer 0); activation (A_l with GBP below: act@l, of no class:
+    target -1); credited (A_l on the units with r_l > 0, 0 elsewhere, GBP below, where r_l is the rule's of class k:
+    act@l depends on no class, and this is what it says of one); rule (the rule's own map, from the output). side: whose
+    class, `target` or `rival`. class_name and probability are the column target's. alignment is (1), colour the
+    alignment of the chromas (NaN for a grey image), similarity the cosine of a rival's map and the target's at the same
+    place. Raises UserError for a label that the model has no class for.
     """
-    if any(isinstance(rule, Activation) for rule in rules):
-        raise UserError(
-            "experiment=failure starts from every layer's activation anyway; set rule (or rule.names of rule=all) to others, such as gbp"
-        )
     layers, names = layers_of(network, options.layers), model.categories()
     rows: list[list[dict[str, Any]]] = [[] for _ in rules]
     maps: list[list[Tensor]] = [[] for _ in rules]
@@ -103,10 +105,10 @@ def run(
     return [
         Result(pd.DataFrame(table, columns=COLUMNS), {"maps": {"map": torch.cat(found)}} if found else {})
         for table, found in zip(rows, maps, strict=True)
-    ]  # fmt: skip
+    ]
 
 
-def chosen(network: Network, images: Any, target: Target, options: Options) -> list[Case]:
+def chosen(network: Network, images: Iterable[Batch], target: Target, options: Options) -> list[Case]:
     """The images to look at, in the order of the data."""
     found: list[tuple[int, Case]] = []
     place = 0
@@ -130,7 +132,8 @@ def confidence(item: tuple[int, Case]) -> tuple[float, int]:
 def case_of(image: str, x: Tensor, label: int, target: int, logits: Tensor) -> Case:
     if label >= len(logits):
         raise UserError(
-            f"{image} has the label {label}, but the model has the classes 0 to {len(logits) - 1}; use data of the model's classes"
+            f"{image} has the label {label}, but the model has the classes 0 to {len(logits) - 1}; "
+            "use data of the model's classes"
         )
     others = logits.clone()
     others[target] = -torch.inf
@@ -153,12 +156,8 @@ def maps_of(record: Record, rule: Rule, case: Case, layers: Sequence[int]) -> It
         explained = torch.tensor([k], device=record.x.device)
         r_at = chain(record, rule, explained, layers)
         for layer in layers:
-            yield (
-                "credited",
-                side,
-                layer,
-                from_layer(record, layer, torch.where(r_at[layer] > 0, record.activation(layer), 0)),
-            )
+            credited = torch.where(r_at[layer] > 0, record.activation(layer), 0)
+            yield "credited", side, layer, from_layer(record, layer, credited)
         yield "rule", side, record.network.depth, r_at[0]
 
 
@@ -169,7 +168,6 @@ def from_layer(record: Record, layer: int, r: Tensor) -> Tensor:
 
 def chain(record: Record, rule: Rule, explained: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
     """The rule's r_l at each of the layers and at the input (l = 0), for the class `explained` (1,)."""
-    walk.inside(rule)
     top, r, found = record.network.depth, rule.start(walk.one_hot(record, explained), record.logits), {}
     for layer in [*sorted(layers, reverse=True), 0]:
         found[layer] = r = walk.walk(record, r, lambda _: rule, top, layer)
@@ -180,10 +178,10 @@ def chain(record: Record, rule: Rule, explained: Tensor, layers: Sequence[int]) 
 def layers_of(network: Network, names: Sequence[str] | None) -> list[int]:
     """The layers `names`, from the lowest up; evenly spaced LAYERS of them without."""
     numbers = network.numbers(names)
+    if names:
+        return numbers
     count = min(LAYERS, len(numbers))
-    return (
-        numbers if names else sorted({numbers[round(i * (len(numbers) - 1) / max(1, count - 1))] for i in range(count)})
-    )
+    return sorted({numbers[round(i * (len(numbers) - 1) / max(1, count - 1))] for i in range(count)})
 
 
 def facts(case: Case, names: Sequence[str] | None) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Fig. 1: Theorem 1 in the plane. Eight neurons w_i, those that x activates, what comes back through them, and what a negative filter leaves."""
+"""Fig. 1: Theorem 1 in the plane. Eight neurons w_i, those that x activates, what comes back through them, and what
+a negative filter leaves."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ NORM = 1.25  # of x, a little longer than the weights
 
 @dataclass(frozen=True)
 class Options:
-    """neurons: K; seed: of the weights and of r; x_angle: of the input, in degrees; draws: networks for the averages beside the one drawn."""
+    """neurons: K; seed: of the weights and of r; x_angle: of the input, in degrees; draws: networks for the averages
+    beside the one drawn."""
 
     neurons: int
     seed: int
@@ -34,11 +36,12 @@ class Options:
 
 
 def run(options: Options) -> list[Result]:
-    """A row per vector (u, v) of the plane: kind, name, activation, mask, r, alignment (with x), alignment_mean, better.
+    """A row per vector (u, v) of the plane: kind, name, activation, mask, r, alignment (with x), alignment_mean,
+    better.
 
-    kind: input (x), weight (w_i), contribution (M_i r_i w_i), sum. The sums: R_+ and R_- (contributions with r_i > 0 and < 0),
-    R = R_+ + R_-, the gradient, and NFR, what GBP returns. alignment_mean: of the sum over `draws` other networks;
-    better: the share of them in which it aligns better than the gradient.
+    kind: input (x), weight (w_i), contribution (M_i r_i w_i), sum. The sums: R_+ and R_- (contributions with r_i > 0
+    and < 0), R = R_+ + R_-, the gradient, and NFR, what GBP returns. alignment_mean: of the sum over `draws` other
+    networks; better: the share of them in which it aligns better than the gradient.
     """
     angle = math.radians(options.x_angle)
     x = NORM * torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
@@ -58,7 +61,8 @@ def run(options: Options) -> list[Result]:
 
 
 def plane_weights(networks: int, neurons: int, generator: torch.Generator) -> Tensor:
-    """(networks, K, 2): one neuron in each of K equal sectors at random places in it, the first sector turned at random, norms uniform on [.7, 1]: isotropic."""
+    """(networks, K, 2): one neuron in each of K equal sectors at random places in it, the first sector turned at
+    random, norms uniform on [.7, 1]: isotropic."""
     place, turn, norm = (
         torch.rand(networks, n, generator=generator, dtype=torch.float64) for n in (neurons, 1, neurons)
     )

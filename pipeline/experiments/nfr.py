@@ -1,38 +1,46 @@
 """Definition 2: is a rule a negative filtering rule? Condition (13), unit by unit, on a real network."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.engine.network import Network, Record
-from pipeline.engine.rules import Activation, AlphaBeta, ExcitationBp, FirstLayer, Rule
-from pipeline.engine.walk import inside, one_hot, step
-from pipeline.errors import UserError
+from pipeline.engine.network import LINEAR, RELU, Network, Record
+from pipeline.engine.place import Place
+from pipeline.engine.rules import AlphaBeta, ExcitationBp, FirstLayer, Lrp, Method, Rule
+from pipeline.engine.walk import one_hot, step
 from pipeline.experiments.interface import Result
 from pipeline.experiments.targets import Target
+from pipeline.images.batches import Batch
+
+COLUMNS = [
+    "image", "target", "gamma", "layer", "name", "lhs", "rhs", "margin", "filtered", "added", "relation", "holds",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Options:
-    """without_gamma: z+ also with its normalisation dropped, (W+)^T M r, as the paper does after Proposition 3; tolerance: two sides of (13)
-    that differ by less (relative to the norms, see `margin`) are equal."""
+    """without_gamma: z+ also with its normalisation dropped, (W+)^T M r, as the paper does after Proposition 3;
+    tolerance: two sides of (13) that differ by less (relative to the norms, see `margin`) are equal."""
 
     without_gamma: bool
     tolerance: float
 
 
-def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, options: Options) -> list[Result]:
-    """One table per rule, a row per image and unit l = L..1 (for z+ twice, `gamma` kept and dropped):
-    image, target, gamma, layer, name, lhs, rhs, margin, filtered, added, relation, holds.
+def run(
+    network: Network, images: Iterable[Batch], rules: Sequence[Rule], target: Target, options: Options
+) -> list[Result]:
+    """One table per rule, a row per image and unit l = L..1 (for z+ twice, `gamma` kept and dropped): COLUMNS.
 
-    From the rule's own r_l, the unit is passed under the rule and under the gradient: lhs = <A_{l-1}, F(W M) r>, rhs = <A_{l-1}, W M r>, for r_l
-    scaled to a largest entry of 1 (both sides are linear in it). margin = (lhs - rhs) / (|A| (|F r| + |W M r|)). filtered, added: terms that the rule
-    removed, or passed where the gradient does not, over the gradient's (at ReLUs: units with r; for z+: products w_ij a_i).
+    From the rule's own r_l, the unit is passed under the rule and under the gradient: lhs = <A_{l-1}, F(W M) r>,
+    rhs = <A_{l-1}, W M r>, for r_l scaled to a largest entry of 1 (both sides are linear in it).
+    margin = (lhs - rhs) / (|A| (|F r| + |W M r|)). filtered, added: terms that the rule removed, or passed where the
+    gradient does not, over the gradient's (at ReLUs: units with r; for z+: products w_ij a_i).
     relation: greater, equal, less; "" where nothing was filtered, for there (13) asks for nothing and holds.
     """
     rows: list[list[dict[str, Any]]] = [[] for _ in rules]
@@ -59,38 +67,37 @@ def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, op
     return [Result(pd.DataFrame(table)) for table in rows]
 
 
-def variants(rule: Any, options: Options) -> list[tuple[str, Any]]:
-    """Raises UserError for what is not a rule of propagation in gradient form."""
-    inside(rule)
-    if isinstance(rule, Activation):
-        raise UserError("the activation has no filter that (13) could judge; choose rule=gbp, rectgrad or lrp")
-    if not hasattr(rule, "first_layer"):
+def objection(method: Method) -> str:
+    """Why (13), which judges a filter on gradients, says nothing of this rule."""
+    if not isinstance(method, Lrp):
+        return ""
+    if not (isinstance(method, ExcitationBp) or (isinstance(method, AlphaBeta) and method.alpha == 1)):
+        return "it removes no terms, so it is no filter that condition (13) could judge"
+    if method.first_layer is FirstLayer.zbox:
+        return "condition (13) is about gradients, and z^B returns relevance (rule.first_layer is to be another)"
+    return ""
+
+
+def variants(rule: Rule, options: Options) -> list[tuple[str, Rule]]:
+    """(gamma, rule): z+ as it is and, with options.without_gamma, without its normalisation."""
+    if not isinstance(rule, Lrp):
         return [("", rule)]
-    if not (isinstance(rule, ExcitationBp) or (isinstance(rule, AlphaBeta) and rule.alpha == 1)):
-        raise UserError(
-            "this rule removes no terms, so it is no filter that (13) could judge; choose rule=gbp, rectgrad or lrp"
-        )
-    if rule.first_layer is FirstLayer.zbox:
-        raise UserError(
-            "condition (13) is about gradients, and z^B returns relevance; set rule.first_layer to plain, split or plus"
-        )
-    return [("kept", rule)] + ([("dropped", WithoutGamma(rule.first_layer))] if options.without_gamma else [])
+    found: list[tuple[str, Rule]] = [("kept", rule)]
+    return [*found, ("dropped", WithoutGamma(rule.first_layer))] if options.without_gamma else found
 
 
 @torch.no_grad()
-def conditions(record: Record, rule: Any, r: Tensor) -> Iterator[tuple[int, dict[str, Tensor]]]:
+def conditions(record: Record, rule: Rule, r: Tensor) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """(l, both sides of (13) with the share of terms filtered, each (B,)) for l = L..1, r being r_L."""
+    z_plus = rule.first_layer if isinstance(rule, Lrp | WithoutGamma) else None
     for layer in range(record.network.depth, 0, -1):
         r = r / per_sample(r.flatten(1).abs().amax(1).clamp(min=torch.finfo(r.dtype).tiny), r)
-        watched = Watched(rule, [])
-        below, plain, a = step(record, layer, r, watched), step(record, layer, r), record.activation(layer - 1)  # type: ignore[arg-type]
+        counts: list[Tensor] = []
+        below = step(record, layer, r, rule, visit=partial(count, counts, z_plus))
+        plain, a = step(record, layer, r), record.activation(layer - 1)
         lhs, rhs = inner(a, below), inner(a, plain)
         scale = norm(a) * (norm(below) + norm(plain))
-        removed, added, possible = (
-            torch.stack([torch.stack(counts) for counts in watched.counts]).sum(0)
-            if watched.counts
-            else lhs.new_zeros(3, len(lhs))
-        )
+        removed, added, possible = torch.stack(counts).sum(0) if counts else lhs.new_zeros(3, len(lhs))
         share = 1 / possible.clamp(min=1)
         margin = torch.where(scale == 0, 0, (lhs - rhs) / torch.where(scale == 0, 1, scale))  # NaN where r is missing
         yield layer, {"lhs": lhs, "rhs": rhs, "margin": margin, "filtered": removed * share, "added": added * share}
@@ -118,49 +125,30 @@ def norm(a: Tensor) -> Tensor:
     return a.double().flatten(1).norm(dim=1)
 
 
-@dataclass(frozen=True)
-class Watched:
-    """A rule as it is, that counts (removed, added, possible) terms (B,) at each place where it may filter."""
-
-    rule: Any
-    counts: list[tuple[Tensor, Tensor, Tensor]]
-
-    def __getattr__(self, name: str) -> Any:  # what it does elsewhere, at a residual sum
-        return getattr(self.rule, name)
-
-    def relu(self, r: Tensor, at) -> Tensor:
-        sent = self.rule.relu(r, at)
-        if not hasattr(self.rule, "first_layer"):
-            plain, passed = r * at.mask != 0, sent != 0
-            self.counts.append(
-                tuple(count.flatten(1).sum(1).double() for count in (plain & ~passed, passed & ~plain, plain))
-            )  # type: ignore[arg-type]
-        return sent
-
-    def linear(self, r: Tensor, at) -> Tensor:
-        if hasattr(self.rule, "first_layer") and not (at.first and self.rule.first_layer is FirstLayer.plain):
-            flag = lambda condition: condition.to(r.dtype)  # noqa: E731
-            a, w, sent = at.input, at.weight, flag(r != 0)
-            removed = at.apply(flag(a > 0), flag(w < 0))
-            removed = removed + at.apply(
-                flag(a < 0), flag(w < 0 if at.first and self.rule.first_layer is FirstLayer.plus else w > 0)
-            )
-            possible = at.apply(flag(a != 0), flag(w != 0))
-            counts = [(sent * terms).double().flatten(1).sum(1).round() for terms in (removed, possible)]
-            self.counts.append((counts[0], 0 * counts[0], counts[1]))
-        return self.rule.linear(r, at)
+def count(counts: list[Tensor], z_plus: FirstLayer | None, at: Place, r: Tensor, sent: Sequence[Tensor]) -> None:
+    """Append (removed, added, possible) terms, (3, B), of a place where the rule may filter: the units of a ReLU or,
+    for z+ (with its first layer), the products w_ij a_i of a layer."""
+    if at.op.kind in RELU and z_plus is None:
+        plain, passed = r * at.mask != 0, sent[0] != 0
+        terms = (plain & ~passed, passed & ~plain, plain)
+        counts.append(torch.stack([term.flatten(1).sum(1).double() for term in terms]))
+    elif at.op.kind in LINEAR and z_plus is not None and not (at.first and z_plus is FirstLayer.plain):
+        flag = lambda condition: condition.to(r.dtype)  # noqa: E731
+        a, w, reached = at.input, at.weight, flag(r != 0)
+        removed = at.apply(flag(a > 0), flag(w < 0))
+        removed = removed + at.apply(flag(a < 0), flag(w < 0 if at.first and z_plus is FirstLayer.plus else w > 0))
+        possible = at.apply(flag(a != 0), flag(w != 0))
+        gone, there = ((reached * terms).double().flatten(1).sum(1).round() for terms in (removed, possible))
+        counts.append(torch.stack([gone, 0 * gone, there]))
 
 
 @dataclass(frozen=True)
-class WithoutGamma:
-    """z+ without its normalisation: r <- W+ M r, the products w_ij a_i > 0 being kept also where inputs are negative."""
+class WithoutGamma(Rule):
+    """z+ without its normalisation: r <- W+ M r, the products w_ij a_i > 0 being kept for negative inputs too."""
 
     first_layer: FirstLayer
 
-    def relu(self, r: Tensor, at) -> Tensor:
-        return r * at.mask
-
-    def linear(self, r: Tensor, at) -> Tensor:
+    def linear(self, r: Tensor, at: Place) -> Tensor:
         if at.first and self.first_layer is FirstLayer.plain:
             return at.transpose(r, at.weight)
         plus = at.transpose(r, at.weight.clamp(min=0))

@@ -1,13 +1,15 @@
 """Null maps: what aligns with the image without any network. They belong inside every plot of alignment."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from pipeline.experiments.interface import Result
+from pipeline.images.batches import Images
 from pipeline.images.nullmaps import blur, edges, mean_colour, mosaic, noise
 from pipeline.measures.maps import BANDS, alignment, band_alignment
+
+COLUMNS = ["image", "target", "null", "alignment", *(f"alignment_band{i}" for i in range(BANDS))]
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,8 @@ class Options:
     blur: int
 
 
-def run(images: Any, options: Options) -> list[Result]:
-    """A row per image and null map: image, target (-1), null, alignment, alignment_band0..3."""
+def run(images: Images, options: Options) -> list[Result]:
+    """A row per image and null map: COLUMNS; target is -1."""
     rows = []
     for batch in images:
         for b, image in enumerate(batch.names):
@@ -32,9 +34,6 @@ def run(images: Any, options: Options) -> list[Result]:
             }
             maps |= {"noise": noise(x, image), "other": images.other(image)}
             for name, r in maps.items():
-                bands = band_alignment(r, x)[0]
-                rows.append(
-                    {"image": image, "target": -1, "null": name, "alignment": float(alignment(r, x))}
-                    | {f"alignment_band{i}": float(bands[i]) for i in range(BANDS)}
-                )
+                numbers = [float(alignment(r, x)), *band_alignment(r, x)[0].tolist()]
+                rows.append(dict(zip(COLUMNS, [image, -1, name, *numbers], strict=True)))
     return [Result(pd.DataFrame(rows))]

@@ -1,6 +1,7 @@
-"""The competing theory (Sixt et al. [33]): how parallel the vectors become that a rule sends down from different classes."""
+"""The competing theory (Sixt et al. [33]): how parallel the vectors become that a rule sends down from different
+classes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +10,17 @@ import torch
 from torch import Tensor
 
 from pipeline.engine.network import Network, Record
-from pipeline.engine.rules import Activation, Rule
-from pipeline.engine.walk import inside, one_hot, step, unit_scale
+from pipeline.engine.rules import Rule
+from pipeline.engine.walk import one_hot, step, unit_scale
 from pipeline.errors import UserError
 from pipeline.experiments.interface import Result
 from pipeline.experiments.targets import Target
 from pipeline.images.batches import Batch
 from pipeline.measures.maps import alignment
 from pipeline.seeds import keyed, name_seed
+
+COLUMNS = ["image", "target", "against", "other", "layer", "name", "cosine"]
+WITH_CENTRED = "cosine_centred"  # after them, with this option
 
 
 @dataclass(frozen=True)
@@ -26,17 +30,16 @@ class Options:
     centred: bool
 
 
-def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, options: Options) -> list[Result]:
-    """One table per rule, a row per image, other class and layer l = L-1..0: image, target, against (runner_up, random), other (that class),
-    layer, name (of A_l's layer; "" for l = 0, the map itself), cosine and cosine_centred of r_l from the two classes.
+def run(
+    network: Network, images: Iterable[Batch], rules: Sequence[Rule], target: Target, options: Options
+) -> list[Result]:
+    """One table per rule, a row per image, other class and layer l = L-1..0: COLUMNS.
 
-    runner_up: the highest logit but the target's; random: another class, keyed by the image. NaN where a rule has cut all of r_l.
+    against: runner_up, the highest logit but the target's, or random, another class, keyed by the image; other: that
+    class; name: of A_l's layer ("" for l = 0, the map itself); cosine, cosine_centred: of r_l from the two classes. NaN
+    where a rule has cut all of r_l.
     """
     rows: list[list[dict[str, Any]]] = [[] for _ in rules]
-    for rule in rules:
-        inside(rule)
-        if isinstance(rule, Activation):
-            raise UserError("the activation starts from no class; choose another rule")
     for batch in images:
         record = network.forward(batch.x)
         classes = target.classes(batch, record.logits)
@@ -69,9 +72,8 @@ def run(network: Network, images: Any, rules: Sequence[Rule], target: Target, op
 
 def cosines(r: Tensor, s: Tensor, options: Options) -> dict[str, Tensor]:
     """(B,) each."""
-    return {"cosine": alignment(r, s)} | (
-        {"cosine_centred": alignment(centred(r), centred(s))} if options.centred else {}
-    )
+    found = {"cosine": alignment(r, s)}
+    return found | {WITH_CENTRED: alignment(centred(r), centred(s))} if options.centred else found
 
 
 def other_classes(batch: Batch, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:

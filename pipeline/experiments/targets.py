@@ -14,14 +14,16 @@ from pipeline.images.batches import Batch
 
 @dataclass(frozen=True)
 class Target:
-    """setting: `decision`, `label`, a class index, or `original`: the decision of the network without what the weights' law did to
-    its layers, for comparisons of randomised or removed weights. original: that network, built when it is first asked for."""
+    """setting: `decision`, `label`, a class index, or `original`: the decision of the network without what the
+    weights' law did to its layers, for comparisons of randomised or removed weights. original: that network, built
+    when it is first asked for."""
 
     setting: str
     original: Callable[[], Network]
 
     def classes(self, batch: Batch, logits: Tensor) -> Tensor:
-        """(B,) classes to explain. Raises UserError for a label that is not known, and for a class that the model has not."""
+        """(B,) classes to explain. Raises UserError for a label that is not known, and for a class that the model
+        has not."""
         if self.setting == "decision":
             return logits.argmax(1)
         if self.setting == "original":
@@ -29,7 +31,8 @@ class Target:
         if self.setting == "label":
             if bool((batch.labels < 0).any()):
                 raise UserError(
-                    f"target=label needs labels, and {batch.names[int((batch.labels < 0).nonzero()[0])]} has none; set target=decision"
+                    f"target=label needs labels, and {batch.names[int((batch.labels < 0).nonzero()[0])]} has none; set "
+                    "target=decision"
                 )
             classes = batch.labels
         else:
@@ -38,6 +41,7 @@ class Target:
             classes = torch.full_like(batch.labels, int(self.setting))
         if not 0 <= int(classes.min()) <= int(classes.max()) < logits.shape[1]:
             raise UserError(
-                f"target={self.setting} asks for class {int(classes.max())}, but the model has the classes 0 to {logits.shape[1] - 1}"
+                f"target={self.setting} asks for class {int(classes.max())}, but the model has the classes 0 to "
+                f"{logits.shape[1] - 1}"
             )
         return classes

@@ -1,4 +1,5 @@
-"""Theorem 1: a random hidden layer gives x back under a negative filtering rule. How well, against the number K of neurons, and for which weights."""
+"""Theorem 1: a random hidden layer gives x back under a negative filtering rule. How well, against the number K of
+neurons, and for which weights."""
 
 import math
 from collections.abc import Sequence
@@ -15,43 +16,27 @@ from pipeline.engine.rules import Rule
 from pipeline.engine.walk import attribute
 from pipeline.errors import UserError
 from pipeline.experiments.interface import Result
+from pipeline.images.batches import Images
 from pipeline.measures.maps import alignment
 from pipeline.networks.shallow import shallow
 from pipeline.seeds import derived_seed, keyed, name_seed
 from pipeline.weights.draw import standard_normal
-from pipeline.weights.laws import (
-    Anisotropic,
-    BatchNormReset,
-    Gaussian,
-    HeavyTailed,
-    Part,
-    Ring,
-    Scale,
-    Uniform,
-    Uniform01,
-)
+from pipeline.weights.laws import Law, drawing_law
 
-WHOLE = {"base": None, "depth": None, "part": Part.top, "batchnorm": BatchNormReset.identity}
-LAWS = {
-    "gaussian": Gaussian(**WHOLE),
-    "ring": Ring(width=0.05, **WHOLE),
-    "heavy_tailed": HeavyTailed(degrees=3, **WHOLE),
-    "uniform": Uniform(scale=Scale.he, **WHOLE),
-    "uniform01": Uniform01(scale=Scale.mean, **WHOLE),
-    "anisotropic": Anisotropic(ratio=10.0, **WHOLE),
-}
 CORNER = (
     0.55  # e_i + CORNER e_j: where R of i.i.d. uniform weights leaves x most; for K without end the alignment is .9933
 )
 FITTED = 10  # K / d from which on the rate is fitted
 
 
+COLUMNS = ["image", "target", "input", "dim", "neurons", "predicted", "draw", "alignment", "slope"]
+
+
 @dataclass(frozen=True)
 class Options:
-    """laws: of the hidden weights; sides: of the input, d = 3 side^2; neurons_per_dim: K / d; inputs: patch (of the image), random
-    (normal), corner (e_i + .55 e_j); draws: of the weights, seeds from `seed`."""
+    """sides: of the input, d = 3 side^2; neurons_per_dim: K / d; inputs: patch (of the image), random (normal), corner
+    (e_i + .55 e_j); draws: of the weights, seeds from `seed`."""
 
-    laws: list[str]
     sides: list[int]
     neurons_per_dim: list[int]
     inputs: list[str]
@@ -59,44 +44,45 @@ class Options:
     seed: int
 
     def __post_init__(self):
-        for chosen, known in ((self.laws, LAWS), (self.inputs, INPUTS)):
-            if unknown := [name for name in chosen if name not in known]:
-                raise ValueError(f"there is no {unknown[0]}; choose from {', '.join(known)}")
-        if not (self.laws and self.sides and self.neurons_per_dim and self.inputs):
-            raise ValueError("laws, sides, neurons_per_dim and inputs need one entry at least")
+        if unknown := [name for name in self.inputs if name not in INPUTS]:
+            raise ValueError(f"there is no {unknown[0]}; choose from {', '.join(INPUTS)}")
+        if not (self.sides and self.neurons_per_dim and self.inputs):
+            raise ValueError("sides, neurons_per_dim and inputs need one entry at least")
         if min([self.draws, *self.sides, *self.neurons_per_dim]) < 1:
             raise ValueError("draws, sides and neurons_per_dim must be at least 1")
 
 
-def run(images: Any, rules: Sequence[Rule], options: Options) -> list[Result]:
-    """One table per rule, a row per image, input, law, d, K and draw: image, target (-1), input, law, dim, neurons, draw, alignment,
-    predicted (1 - alignment of GBP under Gaussian weights), slope (of log tan^2 of the angle, mean over draws, against log K: -1 is the rate 1/K).
+def run(images: Images, rules: Sequence[Rule], weights: Any, options: Options) -> list[Result]:
+    """One table per rule, a row per image, input, d, K and draw of the hidden weights, by the law `weights`: COLUMNS.
+    target is -1; predicted: 1 - alignment of GBP under Gaussian weights; slope: of log tan^2 of the angle, mean over
+    draws, against log K (-1 is the rate 1/K).
 
     The readout is Gaussian, of its own stream, for every law: all that the theorem asks of r is not to depend on W.
+    Raises UserError for weights that no law draws.
     """
+    law = drawing_law(weights, "theorem1")
     kept = [(name, x.double().cpu()) for batch in images for name, x in zip(batch.names, batch.x, strict=True)]
+    if not kept:  # none of these can be read
+        return [Result(pd.DataFrame(columns=COLUMNS)) for _ in rules]
     labels = pd.DataFrame([{"image": name, "target": -1, "input": kind} for kind in options.inputs for name, _ in kept])
     tables: list[list[pd.DataFrame]] = [[] for _ in rules]
     for side in options.sides:
         x = torch.stack([INPUTS[kind](image, name, side) for kind in options.inputs for name, image in kept])  # (B, d)
         dim = x.shape[1]
-        for law in options.laws:
-            for neurons in (dim * ratio for ratio in options.neurons_per_dim):
-                facts = {"law": law, "dim": dim, "neurons": neurons, "predicted": predicted_gap(dim, neurons)}
-                for draw in range(options.seed, options.seed + options.draws):
-                    for table, found in zip(
-                        tables, aligned(hidden_layer(LAWS[law], dim, neurons, draw), x, rules), strict=True
-                    ):
-                        table.append(labels.assign(**facts, draw=draw, alignment=found.numpy()))
+        for neurons in (dim * ratio for ratio in options.neurons_per_dim):
+            facts = {"dim": dim, "neurons": neurons, "predicted": predicted_gap(dim, neurons)}
+            for draw in range(options.seed, options.seed + options.draws):
+                network = hidden_layer(law, dim, neurons, draw)
+                for table, found in zip(tables, aligned(network, x, rules), strict=True):
+                    table.append(labels.assign(**facts, draw=draw, alignment=found.numpy()))
     return [Result(with_slope(pd.concat(table, ignore_index=True))) for table in tables]
 
 
-def hidden_layer(law: Any, dim: int, neurons: int, draw: int) -> Network:
+def hidden_layer(law: Law, dim: int, neurons: int, draw: int) -> Network:
     """K neurons of the law under a Gaussian readout, float64; a stream for each (draw, d, K)."""
     seed = derived_seed(draw, dim, neurons)
-    return shallow(
-        law.draw(torch.Size((neurons, dim)), seed, 1).double(), standard_normal((1, neurons), seed, 2).double()
-    )
+    hidden = law.draw(torch.Size((neurons, dim)), seed, 1)
+    return shallow(hidden.double(), standard_normal((1, neurons), seed, 2).double())
 
 
 def aligned(network: Network, x: Tensor, rules: Sequence[Rule]) -> list[Tensor]:
@@ -112,13 +98,14 @@ def aligned(network: Network, x: Tensor, rules: Sequence[Rule]) -> list[Tensor]:
 
 
 def predicted_gap(dim: int, neurons: int) -> float:
-    """1 - alignment of GBP under Gaussian weights, for large K: R = sum_i r_i+ M_i w_i has the mean K/(2 pi) along x and the variance K/4 in
-    each of the d - 1 directions across, so the squared tangent of its angle is pi^2 (d - 1) / K."""
+    """1 - alignment of GBP under Gaussian weights, for large K: R = sum_i r_i+ M_i w_i has the mean K/(2 pi) along x
+    and the variance K/4 in each of the d - 1 directions across, so the squared tangent of its angle is pi^2 (d - 1)
+    / K."""
     return 1 - 1 / math.sqrt(1 + math.pi**2 * (dim - 1) / neurons)
 
 
 def with_slope(table: Any) -> pd.DataFrame:  # (Any: pandas types every selection as a frame, a series or a scalar)
-    series = ["image", "input", "law", "dim"]
+    series = ["image", "input", "dim"]
     squared_tangent = (table["alignment"] ** -2 - 1).where(table["alignment"] > 0)
     means = table.assign(tangent=squared_tangent).groupby([*series, "neurons"], as_index=False)["tangent"].mean()
     slopes = means.groupby(series)[["dim", "neurons", "tangent"]].apply(slope).rename("slope")
@@ -131,7 +118,7 @@ def slope(means: pd.DataFrame) -> float:
     return float(np.polyfit(np.log(used["neurons"]), np.log(used["tangent"]), 1)[0]) if len(used) > 1 else float("nan")
 
 
-# ---- inputs: image (3, H, W), its name, side -> x (3 side^2,) float64 --------------------------------------------------
+# ---- inputs: image (3, H, W), its name, side -> x (3 side^2,) float64 --------------------------------------------
 
 
 def patch(image: Tensor, name: str, side: int) -> Tensor:

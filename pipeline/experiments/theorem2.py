@@ -1,4 +1,5 @@
-"""Theorem 2: over orthogonal weights of equal norms, r along A aligns at least as well as i.i.d. r, (18); when does equality hold, and how far do the conditions bend?"""
+"""Theorem 2: over orthogonal weights of equal norms, r along A aligns at least as well as i.i.d. r, (18); when does
+equality hold, and how far do the conditions bend?"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,9 +8,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.engine.rules import Activation, External, Rule
+from pipeline.engine.rules import Rule
 from pipeline.engine.walk import walk
-from pipeline.errors import UserError
 from pipeline.experiments.interface import Result
 from pipeline.measures.maps import alignment
 from pipeline.networks.shallow import shallow
@@ -28,12 +28,15 @@ CASES: dict[tuple[str, bool], Callable[[Tensor], Tensor]] = {
     ("active", True): torch.sign,
 }
 NET, GENERIC, INPUT, BACKWARD = 0, 1, 2, 3  # streams
+COLUMNS = [
+    "mixing", "spread", "net", "input", "units", "equal", "law", "alpha_a", "alpha_b", "defined", "holds", "equality",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Options:
-    """nets x inputs: cases of each setting; neurons, dim: K <= d; mixing: shares of a random matrix in the orthogonal one; spread: SDs of the
-    log norms, each knob alone; laws: of r_b; seed: of everything."""
+    """nets x inputs: cases of each setting; neurons, dim: K <= d; mixing: shares of a random matrix in the orthogonal
+    one; spread: SDs of the log norms, each knob alone; laws: of r_b; seed: of everything."""
 
     nets: int
     inputs: int
@@ -60,12 +63,11 @@ class Options:
 
 
 def run(rules: Sequence[Rule], options: Options) -> list[Result]:
-    """One table per rule, a row per case: mixing, spread, net, input, units (all: x activates every unit; active: some), equal (all A of active
-    units equal), law (of r_b), alpha_a, alpha_b, defined (neither R is 0), holds (18), equality (to 1e-9)."""
-    if any(isinstance(rule, Activation | External) for rule in rules):
-        raise UserError(
-            "theorem 2 compares what a rule makes of two starts; choose a rule that runs through the layer, such as gbp, rectgrad or lrp"
-        )
+    """One table per rule, a row per case: COLUMNS.
+
+    units: all (x activates every unit) or active (some); equal: all A of active units are; law: of r_b; defined:
+    neither R is 0; holds: (18); equality: to 1e-9.
+    """
     tables: list[list[pd.DataFrame]] = [[] for _ in rules]
     for mixing, spread in settings(options):
         for net in range(options.nets):
@@ -100,7 +102,8 @@ def settings(options: Options) -> list[tuple[float, float]]:
 
 
 def hidden_weights(options: Options, net: int, mixing: float, spread: float) -> Tensor:
-    """(K, d): (1 - mixing) orthonormal rows + mixing random rows of norm 1, brought to norm 1 and then to log-normal norms of median 1."""
+    """(K, d): (1 - mixing) orthonormal rows + mixing random rows of norm 1, brought to norm 1 and then to log-normal
+    norms of median 1."""
     g = keyed(options.seed, net, NET)
     q = torch.linalg.qr(torch.randn(options.dim, options.neurons, generator=g, dtype=torch.float64)).Q.T
     other = torch.nn.functional.normalize(torch.randn(q.shape, generator=g, dtype=torch.float64))
@@ -109,8 +112,8 @@ def hidden_weights(options: Options, net: int, mixing: float, spread: float) -> 
 
 
 def inputs(options: Options, net: int, w: Tensor, z: Tensor) -> Iterator[tuple[str, bool, Tensor]]:
-    """x (B, d) of each case: normal, which activates about half of the units; or with the pre-activations that the case asks for and as much at
-    random outside the neurons' span. The cases of equal A: at exact weights only."""
+    """x (B, d) of each case: normal, which activates about half of the units; or with the pre-activations that the case
+    asks for and as much at random outside the neurons' span. The cases of equal A: at exact weights only."""
     generic = torch.randn(len(z), options.dim, generator=keyed(options.seed, net, GENERIC), dtype=torch.float64)
     inverse = torch.linalg.pinv(w)  # (d, K)
     outside = generic - generic @ w.T @ inverse.T
@@ -124,5 +127,9 @@ def inputs(options: Options, net: int, w: Tensor, z: Tensor) -> Iterator[tuple[s
 def compared(a: Tensor, b: Tensor) -> dict[str, Tensor]:
     """alpha_a, alpha_b and what (18) says of them; an R of 0 has no alignment: (18) then does not hold."""
     return {
-        "alpha_a": a, "alpha_b": b, "defined": ~(a.isnan() | b.isnan()), "holds": a >= b - ROUNDING, "equality": (a - b).abs() <= ROUNDING,
-    }  # fmt: skip
+        "alpha_a": a,
+        "alpha_b": b,
+        "defined": ~(a.isnan() | b.isnan()),
+        "holds": a >= b - ROUNDING,
+        "equality": (a - b).abs() <= ROUNDING,
+    }

@@ -1,7 +1,6 @@
 """Training (the networks of the demo, and of Fig. 8): a row per epoch, the network beside it."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,18 +10,21 @@ from tqdm import tqdm
 
 from pipeline.errors import UserError
 from pipeline.experiments.interface import Result
+from pipeline.images.sets import Selection
 from pipeline.networks import training
-from pipeline.networks.catalogue import traced
+from pipeline.networks.catalogue import Model, traced
 from pipeline.networks.training import LabelledImages, TrainOptions
 from pipeline.networks.weight_files import load_complete, read_checkpoint
 
 
-def run(model: Any, data: Any, options: TrainOptions, work: Path, device: torch.device) -> list[Result]:
-    """epoch, loss, accuracy (of the test split; missing where not measured), lr, seconds. Beside the table: model.safetensors, float32, as trained, and
-    folded.safetensors, half precision, BatchNorm folded, for weights=checkpoint. The manifest's facts hold the accuracy."""
-    if not getattr(data, "TRAINING", False):
+def run(model: Model, data: Selection, options: TrainOptions, work: Path, device: torch.device) -> list[Result]:
+    """epoch, loss, accuracy (of the test split; missing where not measured), lr, seconds. Beside the table:
+    model.safetensors, float32, as trained, and folded.safetensors, half precision, BatchNorm folded, for
+    weights=checkpoint. The manifest's facts hold the accuracy."""
+    if not data.TRAINING:
         raise UserError(
-            "these data have no training images of their own; choose data=cifar10 (also for a folder with train/<class> and test/<class>) or data=digits"
+            "these data have no training images of their own; choose data=cifar10 (also for a folder with "
+            "train/<class> and test/<class>) or data=digits"
         )
     train, test = (load_split(data, split, model, device) for split in ("train", "test"))
 
@@ -40,7 +42,8 @@ def run(model: Any, data: Any, options: TrainOptions, work: Path, device: torch.
     classes = build().eval()(train.batch(train.images[:1].cpu())).shape[1]
     if (most := int(max(train.labels.max(), test.labels.max()))) >= classes:
         raise UserError(
-            f"the data have the label {most}, but the model has the classes 0 to {classes - 1}; give it as many as the data have"
+            f"the data have the label {most}, but the model has the classes 0 to {classes - 1}; give it as many as the "
+            "data have"
         )
     module, rows = training.train(build, train, test, options, work / "state.pt", progress)
     module = module.cpu()
@@ -54,7 +57,7 @@ def run(model: Any, data: Any, options: TrainOptions, work: Path, device: torch.
     return [Result(pd.DataFrame(rows), {"model": module.state_dict(), "folded": folded}, accuracy)]
 
 
-def load_split(data: Any, split: str, model: Any, device: torch.device) -> LabelledImages:
+def load_split(data: Selection, split: str, model: Model, device: torch.device) -> LabelledImages:
     """A labelled split in memory, uint8. Raises UserError if it is not of the model's size or lacks labels."""
     images, pre = data.images(split), model.preprocessing()
     arrays = [
@@ -63,7 +66,8 @@ def load_split(data: Any, split: str, model: Any, device: torch.device) -> Label
     ]
     if any(a.shape != (pre.crop, pre.crop, 3) for a in arrays):
         raise UserError(
-            f"training reads images as they are, and those of the data are not all {pre.crop} x {pre.crop} pixels; resize them, or choose a model of their size"
+            f"training reads images as they are, and those of the data are not all {pre.crop} x {pre.crop} pixels; "
+            "resize them, or choose a model of their size"
         )
     if min(images.labels) < 0:
         raise UserError("training needs labelled images; choose data=cifar10")

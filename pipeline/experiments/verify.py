@@ -1,4 +1,5 @@
-"""Every rule on this network against autograd, Captum, Zennit and literal transcriptions: the largest errors, in float64."""
+"""Every rule on this network against autograd, Captum, Zennit and literal transcriptions: the largest errors, in
+float64."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,19 +10,26 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline.engine.lowering import BATCH_NORM
+from pipeline.engine.graph import BATCH_NORM
 from pipeline.engine.network import Network
 from pipeline.engine.rules import RULES, External
 from pipeline.errors import UserError
 from pipeline.experiments.interface import Result
-from pipeline.networks.catalogue import traced
-from pipeline.oracles.checks import Case, Check, NotComparable, Pair, checks
+from pipeline.images.batches import Preprocessing
+from pipeline.networks.catalogue import Model, traced
+from pipeline.oracles.case import Case, Check, NotComparable, Pair
+from pipeline.oracles.checks import checks
 from pipeline.weights.draw import set_parameter
+
+COLUMNS = [
+    "rule", "setting", "reference", "dtype", "images", "side", "error_max", "error_l2", "sites", "ok", "note",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Options:
-    """images: how many; side: theirs in pixels, null for the model's own; biases: draw those that are all zero; tolerance: of both errors."""
+    """images: how many; side: theirs in pixels, null for the model's own; biases: draw those that are all zero;
+    tolerance: of both errors."""
 
     images: int
     side: int | None
@@ -33,10 +41,12 @@ class Options:
             raise ValueError("images must be at least 1 and tolerance above 0")
 
 
-def run(network: Network, model: Any, options: Options) -> list[Result]:
-    """A row per rule, setting and reference: error_max = max |a - b| / max |b| and error_l2 = |a - b| / |b|, the largest over the
-    images and what is compared of them (`sites` numbers in all); ok: both below the tolerance, missing where nothing was compared,
-    and then `note` says why. Images are noise, so no data is needed. Biases are drawn in `network` itself.
+def run(network: Network, model: Model, options: Options) -> list[Result]:
+    """A row per rule, setting and reference: COLUMNS.
+
+    error_max = max |a - b| / max |b| and error_l2 = |a - b| / |b|, the largest over the images and what is compared of
+    them (`sites` numbers in all); ok: both below the tolerance, missing where nothing was compared, and then `note`
+    says why. Images are noise, so no data is needed. Biases are drawn in `network` itself.
     """
     device = next(network.module.parameters()).device
     original = model.build().to(device, torch.float64).eval().requires_grad_(False)
@@ -44,17 +54,9 @@ def run(network: Network, model: Any, options: Options) -> list[Result]:
     rows = []
     if draw_batch_norms(original):
         refolded = traced(model, original)
-        rows.append(
-            row(
-                "forward",
-                "BatchNorm folded",
-                "module",
-                options,
-                x,
-                lambda: [(refolded.forward(x).logits, original(x.clone()))],
-            )
-        )
-        del refolded
+        pairs = lambda: [(refolded.forward(x).logits, original(x.clone()))]  # noqa: E731
+        rows.append(row("forward", "BatchNorm folded", "module", options, x, pairs))
+        del refolded, pairs
     if options.biases:
         draw_biases(network)
     put_weights(network, original)
@@ -72,16 +74,8 @@ def run(network: Network, model: Any, options: Options) -> list[Result]:
     known = {check.rule for check in todo}
     for name in RULES:
         if name not in known and RULES[name] is not External:
-            rows.append(
-                row(
-                    name,
-                    "",
-                    "none",
-                    options,
-                    x,
-                    lambda: missing("no independent implementation of this rule is known here"),
-                )
-            )
+            reason = "no independent implementation of this rule is known here"
+            rows.append(row(name, "", "none", options, x, lambda reason=reason: missing(reason)))
     table = pd.DataFrame(rows).astype({"ok": "boolean"})
     order = {name: i for i, name in enumerate(["forward", *RULES])}
     return [Result(table.sort_values("rule", key=lambda rules: rules.map(order), kind="stable", ignore_index=True))]
@@ -91,11 +85,12 @@ def missing(reason: str) -> Iterable[Pair]:
     raise NotComparable(reason)
 
 
-# ---- the network and its images ----------------------------------------------------------------------------------------
+# ---- the network and its images --------------------------------------------------------------------------------------
 
 
-def noise(preprocessing: Any, options: Options, model: nn.Module, device: torch.device) -> Tensor:
-    """Normalised pixels, uniform in their range, (B, C, H, W) float64; of the model's own size where it does not take `side`."""
+def noise(preprocessing: Preprocessing, options: Options, model: nn.Module, device: torch.device) -> Tensor:
+    """Normalised pixels, uniform in their range, (B, C, H, W) float64; of the model's own size where it does not take
+    `side`."""
     mean, std = (
         torch.tensor(list(v), dtype=torch.float64).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std)
     )
@@ -132,10 +127,11 @@ def draw_batch_norms(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def draw_biases(network: Network) -> None:
-    """Biases that are all zero, or not there, become normal, a tenth of the layer's weights' norm: a sensible share of z."""
+    """Biases that are all zero, or not there, become normal, a tenth of the layer's weights' norm: a sensible share of
+    z."""
     generator = torch.Generator().manual_seed(0)
     for op in network.layers:
-        module: Any = op.module
+        module = op.layer
         if module.bias is None:
             module.bias = nn.Parameter(module.weight.new_zeros(len(module.weight)), requires_grad=False)
         if not module.bias.any():
@@ -144,16 +140,17 @@ def draw_biases(network: Network) -> None:
 
 
 def put_weights(network: Network, original: nn.Module) -> None:
-    """The network's own weights in the model as its author wrote it; BatchNorm, of which they hold what there was, becomes the identity."""
+    """The network's own weights in the model as its author wrote it; BatchNorm, of which they hold what there was,
+    becomes the identity."""
     for op in network.layers:
         layer: Any = original.get_submodule(op.where)
-        layer.weight = nn.Parameter(op.module.weight.contiguous(), requires_grad=False)  # type: ignore[union-attr]
-        layer.bias = op.module.bias  # type: ignore[union-attr]
+        layer.weight = nn.Parameter(op.weight.contiguous(), requires_grad=False)
+        layer.bias = op.layer.bias
         if op.norm:
             original.set_submodule(op.norm, nn.Identity())
 
 
-# ---- errors ------------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
 def row(
@@ -189,18 +186,19 @@ def row(
 
 
 def relative_errors(a: Tensor, b: Tensor) -> list[tuple[float, float, int]]:
-    """Of each sample: max |a - b| / max |b|, |a - b| / |b|, how many numbers. 0 where both are 0, infinite where b alone is, or a is not finite."""
+    """Of each sample: max |a - b| / max |b|, |a - b| / |b|, how many numbers. 0 where both are 0, infinite where b
+    alone is, or a is not finite."""
     if a.shape != b.shape:
         return [(float("inf"), float("inf"), b.numel())]
     found = []
     for one, other in zip(a.detach().flatten(1), b.detach().flatten(1), strict=True):
-        sizes = [((one - other).abs().max(), other.abs().max()), ((one - other).norm(), other.norm())]
-        ratios = [
-            float(torch.where(error == 0, error, error / scale).nan_to_num(float("inf"), float("inf")))
-            for error, scale in sizes
-        ]
-        found.append((*ratios, one.numel()))
-    return found  # type: ignore[return-value]
+        largest = relative((one - other).abs().max(), other.abs().max())
+        found.append((largest, relative((one - other).norm(), other.norm()), one.numel()))
+    return found
+
+
+def relative(error: Tensor, scale: Tensor) -> float:
+    return float(torch.where(error == 0, error, error / scale).nan_to_num(float("inf"), float("inf")))
 
 
 def report(table: pd.DataFrame) -> tuple[str, str | None]:
@@ -211,13 +209,10 @@ def report(table: pd.DataFrame) -> tuple[str, str | None]:
     shown["ok"] = ["-" if pd.isna(ok) else "yes" if ok else "NO" for ok in table["ok"]]
     errors = table.loc[table["ok"].notna(), ["error_max", "error_l2"]].to_numpy()
     wrong, compared = int((shown["ok"] == "NO").sum()), len(errors)
-    summary = f"{compared} comparisons on {table['images'][0]} images of {table['side'][0]} px in float64, {len(table) - compared} not run"
-    complaint = (
-        f"{wrong} of {compared} comparisons are off by more than the tolerance; see the rows that say NO"
-        if wrong
-        else None
+    text = shown.to_string(index=False, justify="left", max_colwidth=None)
+    summary = (
+        f"{compared} comparisons on {table['images'][0]} images of {table['side'][0]} px in float64, "
+        f"{len(table) - compared} not run; largest error {errors.max():.1e}"
     )
-    return (
-        f"{shown.to_string(index=False, justify='left', max_colwidth=None)}\n{summary}; largest error {errors.max():.1e}",
-        complaint,
-    )
+    complaint = f"{wrong} of {compared} comparisons are off by more than the tolerance; see the rows that say NO"
+    return f"{text}\n{summary}", complaint if wrong else None

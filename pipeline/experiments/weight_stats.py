@@ -8,6 +8,11 @@ from pipeline.engine.network import Network
 from pipeline.experiments.interface import Result
 from pipeline.measures.weights import layer_stats
 
+COLUMNS = [
+    "layer", "name", "unit", "neurons", "dim", "zero_norms", "cosine_mean", "cosine_std", "cosine_abs_mean",
+    "norm_mean", "norm_std", "isotropy", "participation",
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Options:
@@ -15,13 +20,11 @@ class Options:
 
 
 def run(network: Network, options: Options) -> list[Result]:
-    """A row per conv or linear layer. layer: its number; unit: the l it belongs to; neurons, dim: n and d of its filters;
-    cosine_*: over pairs i < j; norm_*: over neurons; zero_norms: neurons left out; isotropy, participation: see below."""
-    rows = []
-    for number, (name, op) in enumerate(zip(network.names, network.layers, strict=True), start=1):
-        module = op.module
-        groups = getattr(module, "groups", 1)
-        rows.append(
-            {"layer": number, "name": name, "unit": op.unit, **layer_stats(module.weight.detach().flatten(1), groups)}
-        )  # type: ignore[union-attr]
-    return [Result(pd.DataFrame(rows))]
+    """A row per conv or linear layer: COLUMNS. layer: its number; unit: the l it belongs to; neurons, dim: n and d
+    of its filters; cosine_*: over pairs i < j; norm_*: over neurons; zero_norms: neurons left out; isotropy,
+    participation: see measures/weights.py."""
+    rows = [
+        {"layer": number, "name": name, "unit": op.unit, **layer_stats(op.weight.detach().flatten(1))}
+        for number, (name, op) in enumerate(zip(network.names, network.layers, strict=True), start=1)
+    ]
+    return [Result(pd.DataFrame(rows, columns=COLUMNS))]

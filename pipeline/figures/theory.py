@@ -42,14 +42,14 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     (c, d, f)."""
     one = with_series(pd.concat([tables["theorem1"], tables["theorem1_lrp"]]))
     one = one.assign(gap=1 - one["alignment"], ratio=one["neurons"] / one["dim"])
-    chosen = one[(one["law"] == "gaussian") & (one["input"] == "patch")]
+    chosen = one[(one["weights"] == "gaussian") & (one["input"] == "patch")]
     rows = spread(chosen, "a", ["series", "dim", "ratio"], "gap")
     for (d, k), y in chosen.groupby(["dim", "ratio"])["predicted"].first().items():
         rows.append(["a", "", "predicted", str(d), k, "", y, np.nan, np.nan])
     wide = one[(one["series"] == by_law(one)) & (one["dim"] == one["dim"].max())]
     for kind in INPUTS:
         chosen = wide[wide["input"] == kind]
-        rows += spread(chosen.assign(series=chosen["law"]), f"b_{kind}", ["series", "dim", "ratio"], "gap")
+        rows += spread(chosen.assign(series=chosen["weights"]), f"b_{kind}", ["series", "dim", "ratio"], "gap")
     two = with_series(pd.concat([tables["theorem2"], tables["theorem2_lrp"]]))
     two = two[two["units"] == "active"].assign(difference=two["alpha_a"] - two["alpha_b"])
     for panel, knob, other in (("c", "mixing", "spread"), ("d", "spread", "mixing")):
@@ -98,7 +98,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     one, two, random, trained = (tables[name] for name in ("theorem1", "theorem2", "nfr_random", "nfr_trained"))
     dims, rule = sorted(one["dim"].unique()), by_law(one)
     wide = one[(one["rule"] == rule) & (one["input"] == "patch") & (one["dim"] == dims[-1])]
-    slopes = wide.groupby("law")["slope"].mean()
+    slopes = wide.groupby("weights")["slope"].mean()
     plain = (two["mixing"] == 0) & (two["spread"] == 0) & ~two["equal"] & (two["units"] == "active")
     exact = two[plain & (two["law"] == two["law"].iloc[0])]
     return style.words(

@@ -1,4 +1,5 @@
-"""What an image set is, and how its images become the batches of an experiment: opened, resized, cropped, normalised."""
+"""What an image set is, and how its images become the batches of an experiment: opened, resized, cropped,
+normalised."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,8 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images in order, not yet opened. labels: class indices, -1 where unknown; load(i) -> a PIL image; files: for fingerprints."""
+    """Images in order, not yet opened. labels: class indices, -1 where unknown; load(i) -> a PIL image; files: for
+    fingerprints."""
 
     names: tuple[str, ...]
     labels: tuple[int, ...]
@@ -109,11 +111,7 @@ class _Loaded(Dataset):
     def __getitem__(self, i: int):
         try:
             return i, self.transform(self.images.load(i)), ""
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-        ) as error:  # what Pillow raises for files that are cut off or no images
+        except (OSError, SyntaxError, ValueError) as error:  # of Pillow, for files that are cut off or no images
             return i, None, first_line(error)
 
 
@@ -131,7 +129,8 @@ def load_batches(
         for i, x, why in items:
             if x is None and on_error is OnError.stop:
                 raise UserError(
-                    f"the image {images.names[i]} can't be read ({why}); replace it, or set data.on_error=skip to leave it out"
+                    f"the image {images.names[i]} can't be read ({why}); replace it, or set data.on_error=skip to "
+                    "leave it out"
                 )
             if x is None:
                 skipped.append(images.names[i])
@@ -146,7 +145,8 @@ def load_batches(
 
 @dataclass
 class Images:
-    """The images of one part, as an experiment sees them: iterate for batches on the device; `other` gives another image's x."""
+    """The images of one part, as an experiment sees them: iterate for batches on the device; `other` gives another
+    image's x."""
 
     images: ImageSet
     first: int
@@ -169,8 +169,8 @@ class Images:
             self.advance(len(batch.names))
 
     def other(self, name: str, drawn: bool = False) -> torch.Tensor:
-        """x of the image that follows in the order of the data (the first after the last), (1, 3, H, W). drawn: of one that the name
-        picks at random: where data are sorted by class, the next image has the same one."""
+        """x of the image that follows in the order of the data (the first after the last), (1, 3, H, W). drawn: of
+        one that the name picks at random: where data are sorted by class, the next image has the same one."""
         n, at = len(self.images), self.images.names.index(name)
         start = name_seed(name) % (n - 1) if drawn and n > 1 else 0
         for i in range(n - 1):

@@ -1,12 +1,12 @@
 """Images by name: a frozen dataclass each, with `images(split)` and `identity()`.
 
-`images` lists them without opening any (images.py does). To add a data set: write such a dataclass on Selection, enter it in
-DATA at the foot, add conf/data/<name>.yaml.
+`images` lists them without opening any (images.py does). To add a data set: write such a dataclass on Selection,
+enter it in DATA at the foot, add conf/data/<name>.yaml.
 """
 
 import csv
 import importlib.util
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,9 +25,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Which images: those named in `only` (null: all), of these every `step`-th, of these `limit` (null: all), the first ones or,
-    with a `seed`, a random subset in order. TRAINING: whether images("train") are others than images("test")."""
+class Selection(ABC):
+    """Which images: those named in `only` (null: all), of these every `step`-th, of these `limit` (null: all), the
+    first ones or, with a `seed`, a random subset in order. TRAINING: whether images("train") are others than
+    images("test")."""
 
     TRAINING: ClassVar = False
 
@@ -41,13 +42,18 @@ class Selection:
         if self.step < 1 or (self.limit is not None and self.limit < 1):
             raise ValueError("step and limit must be at least 1")
 
+    @abstractmethod
+    def images(self, split: str = "test") -> ImageSet:
+        """The images of a split ("train" or "test"), listed and not yet opened. Raises UserError where they are not."""
+
     def select(self, images: ImageSet) -> ImageSet:
         if self.only is not None:
             places = {name: i for i, name in enumerate(images.names)}
             unknown = [name for name in self.only if name not in places]
             if unknown or not self.only:
                 raise UserError(
-                    f"data.only names {unknown[0] if unknown else 'nothing'}, which is no image here; they are called {', '.join(images.names[:3])} ..."
+                    f"data.only names {unknown[0] if unknown else 'nothing'}, which is no image here; they are called "
+                    f"{', '.join(images.names[:3])} ..."
                 )
             images = images.pick([places[name] for name in self.only])
         indices = list(range(0, len(images), self.step))
@@ -60,13 +66,15 @@ class Selection:
         return images if len(indices) == len(images) else images.pick(indices)
 
     def identity(self) -> dict[str, Any]:
-        """What determines the images, wherever they lie: all settings but the folder (data sets that are their folder add it)."""
+        """What determines the images, wherever they lie: all settings but the folder (data sets that are their
+        folder add it)."""
         return {k: v for k, v in asdict(self).items() if k not in ("root", "download")}
 
 
 @dataclass(frozen=True)
 class Folder(Selection):
-    """Any folder of images (searched through), or one image. Labels from a `labels.csv` in it (columns file, class_index)."""
+    """Any folder of images (searched through), or one image. Labels from a `labels.csv` in it (columns file,
+    class_index)."""
 
     root: str
 
@@ -95,7 +103,8 @@ class PackagedSamples(Selection):
         spec = importlib.util.find_spec(self.package)  # finds the package without importing it
         if spec is None or not spec.submodule_search_locations:
             raise UserError(
-                f"the sample images come with the package {self.package}, which is not installed; run: pip install {self.package}"
+                f"the sample images come with the package {self.package}, which is not installed; run: pip install "
+                f"{self.package}"
             )
         root = Path(next(iter(spec.submodule_search_locations))) / self.folder
         files = sorted(root.glob(self.pattern))
@@ -108,7 +117,8 @@ class PackagedSamples(Selection):
 
 @dataclass(frozen=True)
 class Cifar10(Selection):
-    """CIFAR-10: torchvision's (downloaded once into `root`), or a folder `root` with `test/<class>/*.jpg` and `train/<class>/*.jpg`."""
+    """CIFAR-10: torchvision's (downloaded once into `root`), or a folder `root` with `test/<class>/*.jpg` and
+    `train/<class>/*.jpg`."""
 
     root: str
     download: bool
@@ -123,7 +133,8 @@ class Cifar10(Selection):
             data = datasets.CIFAR10(root, train=split == "train", download=self.download)
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"CIFAR-10 is not in {root} and can't be downloaded ({first_line(error)}); put cifar-10-python.tar.gz there, or set cifar10.root to a folder with it, or with test/<class>/*.jpg"
+                f"CIFAR-10 is not in {root} and can't be downloaded ({first_line(error)}); put cifar-10-python.tar.gz "
+                "there, or set cifar10.root to a folder with it, or with test/<class>/*.jpg"
             ) from None
         names = [f"{split}/{i:05d}" for i in range(len(data))]
         return self.select(ImageSet(tuple(names), tuple(data.targets), partial(_load_array, data.data)))
@@ -135,8 +146,8 @@ def _load_array(array, i: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class Digits(Selection):
-    """scikit-learn's 1,797 handwritten digits, 8 x 8 pixels in 17 greys, here 32 x 32. In an order that mixes the writers, the first
-    `training` are for training, the others for tests."""
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 pixels in 17 greys, here 32 x 32. In an order that mixes the
+    writers, the first `training` are for training, the others for tests."""
 
     training: int
 
@@ -149,7 +160,8 @@ class Digits(Selection):
         pixels, labels = digits.data, digits.target
         if not 0 < self.training < len(labels):
             raise UserError(
-                f"data.training must leave some of the {len(labels)} digits for tests, not {self.training}; set it to a number in between"
+                f"data.training must leave some of the {len(labels)} digits for tests, not {self.training}; set it to "
+                "a number in between"
             )
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).tolist()
         chosen = order[: self.training] if split == "train" else order[self.training :]
@@ -164,7 +176,8 @@ def _load_digit(pixels, i: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class ImageNet(Selection):
-    """The ImageNet validation set: `root` is (or holds as `val`) the folder of class folders, or torchvision's layout with its archives.
+    """The ImageNet validation set: `root` is (or holds as `val`) the folder of class folders, or torchvision's layout
+    with its archives.
 
     With other than 1,000 class folders the class indices are unknown and no image has a label.
     """
@@ -200,7 +213,8 @@ def class_folders(root: Path, prefix: str) -> ImageSet:
     classes = sorted({f.relative_to(root).parts[0] for f in files if f.parent != root})
     if not classes:
         raise UserError(
-            f"the folder {root} has no class folders; set data.root to one with <class>/<image> in it, or use data=folder"
+            f"the folder {root} has no class folders; set data.root to one with <class>/<image> in it, or use "
+            "data=folder"
         )
     files = [f for f in files if f.parent != root]
     numbers = {name: i for i, name in enumerate(classes)}
@@ -216,7 +230,8 @@ def labelled_folder(root: Path) -> ImageSet:
     missing = [row["file"] for row in rows if not (root / row["file"]).is_file()]
     if missing:
         raise UserError(
-            f"{root / 'labels.csv'} names {len(missing)} files that are not there, {missing[0]} first; mend it or remove it"
+            f"{root / 'labels.csv'} names {len(missing)} files that are not there, {missing[0]} first; mend it or "
+            "remove it"
         )
     try:
         labels = [int(row["class_index"]) for row in rows]
@@ -227,7 +242,7 @@ def labelled_folder(root: Path) -> ImageSet:
     return image_set([root / row["file"] for row in rows], [row["file"] for row in rows], labels)
 
 
-DATA: dict[str, Callable[..., Any]] = {
+DATA: dict[str, type[Selection]] = {
     "imagenet": ImageNet,
     "imagenet_samples": PackagedSamples,
     "cifar10_samples": PackagedSamples,

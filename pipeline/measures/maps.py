@@ -1,4 +1,5 @@
-"""Input alignment (1), in total and by spatial-frequency band; key information sufficiency (20); measures of weights; intervals."""
+"""Input alignment (1), in total and by spatial-frequency band; key information sufficiency (20); measures of
+weights; intervals."""
 
 import torch
 from torch import Tensor
@@ -8,7 +9,8 @@ BANDS = len(BAND_EDGES) + 1  # band 0: < 4 px, 1: 4-16 px, 2: 16-56 px, 3: > 56 
 
 
 def _normalised(r: Tensor) -> Tensor:
-    """(B, ...) -> (B, n) float64, scaled so that no entry exceeds 1: products can't overflow, whatever the weights' scale."""
+    """(B, ...) -> (B, n) float64, scaled so that no entry exceeds 1: products can't overflow, whatever the weights'
+    scale."""
     flat = r.flatten(1)
     largest = flat.abs().amax(1, keepdim=True)
     return torch.where(largest > 0, flat / largest, flat).double()
@@ -37,7 +39,8 @@ def chroma(x: Tensor) -> Tensor:
 def band_alignment(r: Tensor, x: Tensor) -> Tensor:
     """Alignment within each Fourier band, (B, BANDS) float64; NaN in bands that are empty at this size.
 
-    r, x: (B, C, H, W). Bands are rings of wavelength, fixed at side 224 and scaled with the side: 4, 16 and 56 px there.
+    r, x: (B, C, H, W). Bands are rings of wavelength, fixed at side 224 and scaled with the side: 4, 16 and 56 px
+    there.
     """
     b, _, h, w = x.shape
     scaled = _normalised(r).view(r.shape), _normalised(x).view(x.shape)

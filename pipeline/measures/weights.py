@@ -6,13 +6,14 @@ BLOCK = 1024  # neurons whose cosines are computed together
 
 
 def isotropy(filters: Tensor) -> float:
-    """(d + 2) / 3 * mean of sum u^4 - 1 over unit filters u, (n, d): 0 if directions are uniform on the sphere; -0.4 for a cube's."""
+    """(d + 2) / 3 * mean of sum u^4 - 1 over unit filters u, (n, d): 0 if directions are uniform on the sphere; -0.4
+    for a cube's."""
     u = filters.double()
     u = u / u.norm(dim=1, keepdim=True)
     return float((u.shape[1] + 2) / 3 * u.pow(4).sum(1).mean() - 1)
 
 
-def layer_stats(filters: Tensor, groups: int = 1) -> dict[str, float]:
+def layer_stats(filters: Tensor) -> dict[str, float]:
     """Statistics of the filters (n, d) of one layer, in float64; standard deviations of the population.
 
     Filters of different groups look at different inputs; they are compared within their own d weights all the same.

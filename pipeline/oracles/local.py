@@ -1,12 +1,14 @@
-"""One step of a rule, literally: every product w_ij a_i around one place of a conv or linear layer of any network, by im2col.
+"""One step of a rule, literally: every product w_ij a_i around one place of a conv or linear layer of any network, by
+im2col.
 
 Everything is for one sample, in float64, and from z and A alone. r is the gradient form, R = A r the relevance.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor, prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,8 @@ Contribution = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # w_ij, a_i, 
 
 @dataclass(frozen=True)
 class Term:
-    """factor * sum_j z_ij / (z_j + epsilon sign z_j) R_j, where z_j = sum_i z_ij, and b_j with `bias`; 0 where z_j is 0."""
+    """factor * sum_j z_ij / (z_j + epsilon sign z_j) R_j, where z_j = sum_i z_ij, and b_j with `bias`; 0 where z_j is
+    0."""
 
     contribution: Contribution
     factor: float = 1.0
@@ -49,11 +52,11 @@ def z_box(w, a, low, high):
 
 @dataclass(frozen=True)
 class Layer:
-    """A conv or linear layer as a convolution on (C, H, W), in groups: weight (G, O/G, C/G, K), K places of a window."""
+    """A conv or linear layer as a convolution on (C, H, W), in G groups: weight (G, O/G, C/G, K), K places a window."""
 
     weight: Tensor
     bias: Tensor  # (G, O/G)
-    window: dict
+    window: dict[str, Any]
     padding: list[int]  # left, right, top, bottom
 
     @property
@@ -72,21 +75,22 @@ class Layer:
         return [(int(k), int(p)) for k, p in (seen == place + 1).nonzero()]
 
 
-def layer_of(module: nn.Module) -> Layer:
-    weight = module.weight.detach().double().cpu()  # type: ignore[union-attr,operator]
-    bias = torch.zeros(len(weight), dtype=torch.float64) if module.bias is None else module.bias.detach().double().cpu()  # type: ignore[union-attr,operator]
-    if isinstance(module, nn.Linear):
+def layer_of(m: nn.Conv2d | nn.Linear) -> Layer:
+    weight = m.weight.detach().double().cpu()
+    bias = torch.zeros(len(weight), dtype=torch.float64) if m.bias is None else m.bias.detach().double().cpu()
+    if isinstance(m, nn.Linear):
         return Layer(weight[None, :, :, None], bias[None], {"kernel_size": 1}, [0] * 4)
-    m = module
-    if m.padding == "same":
-        total = [d * (k - 1) for d, k in zip(m.dilation, m.kernel_size, strict=True)]  # type: ignore[arg-type]
+    if not isinstance(m.padding, str):
+        height, width = m.padding
+        padding = [width, width, height, height]
+    elif m.padding == "same":
+        total = [d * (k - 1) for d, k in zip(m.dilation, m.kernel_size, strict=True)]
         padding = [total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2]
     else:
-        height, width = (0, 0) if m.padding == "valid" else m.padding  # type: ignore[misc]
-        padding = [width, width, height, height]
+        padding = [0] * 4
     window = {"kernel_size": m.kernel_size, "dilation": m.dilation, "stride": m.stride}
-    weight = weight.contiguous().view(m.groups, -1, weight.shape[1], prod(m.kernel_size))  # type: ignore[arg-type,call-overload]
-    return Layer(weight, bias.view(m.groups, -1), window, padding)  # type: ignore[arg-type,call-overload]
+    weight = weight.contiguous().view(m.groups, -1, weight.shape[1], prod(m.kernel_size))
+    return Layer(weight, bias.view(m.groups, -1), window, padding)
 
 
 def as_image(value: Tensor) -> Tensor:
@@ -104,7 +108,7 @@ def plain_step(layer: Layer, side: tuple[int, int], place: int, r: Tensor) -> Te
 
 
 def shared_step(
-    layer: Layer, a: Tensor, place: int, relevance: Tensor, terms: list[Term], box: tuple[Tensor, Tensor] | None
+    layer: Layer, a: Tensor, place: int, relevance: Tensor, terms: list[Term], box: Sequence[Tensor] | None
 ) -> Tensor:
     """R_i of each channel of the place, from R_j at z, (O, ...). a, low, high: (C, H, W). Returns (C,)."""
     relevance = relevance.reshape(layer.groups, -1, relevance[0].numel())
@@ -127,7 +131,7 @@ def blocks(layer: Layer, relevance: Tensor) -> Iterator[tuple[Tensor, Tensor, Te
     return zip(layer.weight.split(size, 1), layer.bias.split(size, 1), relevance.split(size, 1), strict=True)
 
 
-# ---- ReLU and sum ------------------------------------------------------------------------------------------------------
+# ---- ReLU and sum ----------------------------------------------------------------------------------------------------
 
 
 def activation(z: Tensor, kind: str) -> Tensor:
@@ -155,5 +159,6 @@ def relu_step(rule: str, r: Tensor, z: Tensor, kind: str, quantile: float = 0) -
 
 def positive_sum_step(summands: list[Tensor], relevance: Tensor) -> list[Tensor]:
     """Relevance of each summand, by its positive part."""
-    total = sum(torch.where(a > 0, a, 0) for a in summands)
-    return [torch.where(a > 0, a, 0) / torch.where(total == 0, 1, total) * relevance for a in summands]  # type: ignore[arg-type]
+    positive = [torch.where(a > 0, a, 0) for a in summands]
+    total = torch.stack(positive).sum(0)
+    return [a / torch.where(total == 0, 1, total) * relevance for a in positive]

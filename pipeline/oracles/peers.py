@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from pipeline.engine.network import Network, Op
 
-Filter = Callable[
-    [Tensor, Tensor, str], Tensor
-]  # r at the output of a "relu" or "relu6", z, which of the two -> r at z
+# r at the output of a "relu" or "relu6", z, which of the two -> r at z
+Filter = Callable[[Tensor, Tensor, str], Tensor]
 
-# ---- the network for libraries that hook modules -----------------------------------------------------------------------
+# ---- the network for libraries that hook modules ---------------------------------------------------------------------
 
 
 def twin(module: nn.Module) -> nn.Module:
@@ -38,7 +37,8 @@ class Call(nn.Module):
 
 
 class Share(Call):
-    """An average or a sum: LRP shares relevance among what it weighs. `numbers`: what else the function takes, a kernel's sides for one."""
+    """An average or a sum: LRP shares relevance among what it weighs. `numbers`: what else the function takes, a
+    kernel's sides for one."""
 
     numbers: tuple[Any, ...] = ()
 
@@ -68,7 +68,7 @@ class Cap(nn.Module):
 
 
 class Unrolled(nn.Module):
-    """A traced network with a module of its own for each operation, however often and in whatever way the model calls it.
+    """A traced network with a module of its own for each operation, however often and in whatever way it is called.
 
     relu(op) makes what stands for a ReLU or ReLU6. `first`: the names of the layers that read the pixels.
     """
@@ -84,7 +84,7 @@ class Unrolled(nn.Module):
         if op.kind in ("relu", "relu6"):
             return relu(op)
         if op.kind in ("conv", "linear"):
-            return twin(op.module)  # type: ignore[arg-type]
+            return twin(op.layer)
         if op.kind == "add":
             return Sum()
         if op.kind == "max_pool":
@@ -106,8 +106,8 @@ class Unrolled(nn.Module):
 
 
 def hookable(network: Network, through: bool) -> Unrolled:
-    """For Captum and Zennit, which know nn.ReLU: a ReLU6 is a ReLU under a Cap. Each ReLU reads a copy of its own, for Captum
-    filters what reaches the ReLU's input, from elsewhere too."""
+    """For Captum and Zennit, which know nn.ReLU: a ReLU6 is a ReLU under a Cap. Each ReLU reads a copy of its own, for
+    Captum filters what reaches the ReLU's input, from elsewhere too."""
 
     def relu(op: Op) -> nn.Module:
         return nn.Sequential(Call(torch.clone), nn.ReLU(), *([Cap(through)] if op.kind == "relu6" else []))
@@ -115,7 +115,7 @@ def hookable(network: Network, through: bool) -> Unrolled:
     return Unrolled(network, relu)
 
 
-# ---- autograd ----------------------------------------------------------------------------------------------------------
+# ---- autograd --------------------------------------------------------------------------------------------------------
 
 
 def autograd(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
@@ -144,7 +144,8 @@ class Filtered(torch.autograd.Function):
 
 
 def filtered_autograd(network: Network, rule: Filter, x: Tensor, target: Tensor, layers: int | None = None) -> Tensor:
-    """Autograd with the rule's filter at the ReLUs of the top N = `layers` layers (default: all), their own gradient below."""
+    """Autograd with the rule's filter at the ReLUs of the top N = `layers` layers (default: all), their own gradient
+    below."""
     above = network.depth - (network.depth if layers is None else layers)
 
     def relu(op: Op) -> nn.Module:
@@ -155,7 +156,7 @@ def filtered_autograd(network: Network, rule: Filter, x: Tensor, target: Tensor,
     return autograd(Unrolled(network, relu), x, target)
 
 
-# ---- Captum and Zennit -------------------------------------------------------------------------------------------------
+# ---- Captum and Zennit -----------------------------------------------------------------------------------------------
 
 
 def captum_gbp(module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
@@ -196,8 +197,8 @@ def zennit_lrp(
     box: tuple[Tensor, Tensor] | None = None,
     layer: Callable[[], Any] | None = None,
 ) -> Tensor:
-    """z+ in every conv and linear layer, or the Zennit rule that `layer` makes; with `box`, [l_i, h_i], z^B at the first one.
-    start: relevance "unit" or "logit"."""
+    """z+ in every conv and linear layer, or the Zennit rule that `layer` makes; with `box`, [l_i, h_i], z^B at the
+    first one. start: relevance "unit" or "logit"."""
     from zennit.core import Composite
     from zennit.layer import Sum
     from zennit.rules import Norm, Pass, ZBox

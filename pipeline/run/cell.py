@@ -1,7 +1,7 @@
-"""A cell is what determines one table: an experiment, and of model, weights, rule, data, seed, precision and target what it asks for."""
+"""A cell is what determines one table: an experiment, and of model, weights, rule, data, seed, precision and target
+what it asks for."""
 
 import hashlib
-import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -64,18 +64,17 @@ class Cell:
 
     @cached_property
     def shared_key(self) -> str:
-        """Cells that differ in their rule alone share a forward pass and a descent; where an experiment is asked for several, also in options."""
-        shared = ("rule", "options") if "asked" in self.spec.needs else ("rule",)
-        return digest({k: v for k, v in self.identity.items() if k not in shared})
+        """Cells that differ in their rule alone (and in their options, where the experiment is `asked`) share their
+        work."""
+        apart = {"rule", "options"} if "asked" in self.spec.needs else {"rule"}
+        return digest({k: v for k, v in self.identity.items() if k not in apart})
 
     @property
     def title(self) -> str:
-        parts = {
-            "network": f"{self.model.name} {self.weights.name} seed {self.seed}",
-            "images": self.data.name,
-            "model": f"{self.model.name} {self.data.name}",
-        }
-        return " ".join([self.experiment.name, *(text for need, text in parts.items() if need in self.spec.needs)])
+        named = {"model": self.model.name, "network": f"{self.weights.name} seed {self.seed}", "images": self.data.name}
+        wanted = {*self.spec.needs} | ({"model"} if "network" in self.spec.needs else set())
+        wanted |= {"images"} if "data" in self.spec.needs else set()
+        return " ".join([self.experiment.name, *(text for need, text in named.items() if need in wanted)])
 
     def describe(self) -> dict[str, Any]:
         """The whole configuration as plain data, for config.yaml."""
@@ -98,9 +97,12 @@ def network_parts(cell: Cell) -> dict[str, Any]:
     parts = {"model": cell.model.identity(), "weights": cell.weights.identity(), "dtype": cell.dtype}
     if getattr(weights, "seeded", True):
         parts["seed"] = cell.seed
-    if getattr(weights, "batchnorm", None) is BatchNormReset.calibrated:
-        parts |= image_parts(cell)
-    return parts
+    return parts | (image_parts(cell) if calibrated(cell) else {})
+
+
+def calibrated(cell: Cell) -> bool:
+    """Whether the network depends on the first images."""
+    return getattr(cell.weights.value, "batchnorm", None) is BatchNormReset.calibrated
 
 
 def image_parts(cell: Cell) -> dict[str, Any]:
@@ -116,8 +118,7 @@ PARTS: Mapping[str, Callable[[Cell], dict[str, Any]]] = {
     "network": network_parts,
     "images": image_parts,
     "rules": lambda cell: {"rule": cell.rule.identity()},
-    "asked": lambda cell: {"rule": cell.rule.identity()},  # the options are in every key
-    "random_network": lambda cell: {"model": cell.model.identity()},
+    "asked": lambda cell: {"rule": cell.rule.identity()},
     "target": lambda cell: {"target": cell.target},
     "model": lambda cell: {"model": cell.model.identity()},
     "weights": lambda cell: {"weights": cell.weights.identity()},
@@ -134,11 +135,3 @@ def plain(value: Any) -> Any:
 
 def digest(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def points(sweep: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A rectangular product: {rule: [gbp, lrp], seed: [0, 1], weights: ring} -> four dicts of overrides. `with` holds more of them,
-    `keeps` none."""
-    axes = {**dict(sweep.get("with") or {}), **{k: v for k, v in sweep.items() if k not in ("with", "keeps")}}
-    values = [[str(v) for v in value] if isinstance(value, list | tuple) else [str(value)] for value in axes.values()]
-    return [dict(zip(axes, point, strict=True)) for point in itertools.product(*values)]

@@ -2,7 +2,6 @@
 
 import platform
 import subprocess
-from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -10,79 +9,43 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import UserError
-from pipeline.files import file_hash, source_hash
-from pipeline.images.batches import ImageSet
-from pipeline.run.cell import Cell
-from pipeline.weights.states import TrainedBy, fingerprint
+from pipeline.files import source_hash
+from pipeline.run.cell import Cell, calibrated
+from pipeline.run.context import Context
+from pipeline.weights.states import TrainedBy, weights_file
 
 
-def image_set(cell: Cell) -> ImageSet:
-    return _image_set(Hashable(cell.data.value))
-
-
-@dataclass(frozen=True)
-class Hashable:
-    """A settings object as a key of a cache: settings that print alike are alike."""
-
-    value: Any = field(compare=False)
-    text: str = ""
-
-    def __post_init__(self):
-        object.__setattr__(self, "text", repr(self.value))
-
-
-@cache
-def _image_set(data: Hashable, split: str = "test") -> ImageSet:
-    return data.value.images(split)
-
-
-@cache
-def _data_fingerprint(data: Hashable, split: str = "test") -> str | None:
-    try:
-        return _image_set(data, split).fingerprint()
-    except (UserError, OSError):
-        return None
-
-
-@cache
-def _weights_fingerprint(weights: Hashable) -> str | None:
-    return fingerprint(weights.value)
-
-
-def fingerprints(cell: Cell) -> dict[str, str | None]:
+def fingerprints(cell: Cell, context: Context) -> dict[str, str | None]:
     """What the cell's files hold now; None for what is not here."""
-    needs, found = cell.spec.needs, {}
-    if "images" in needs:
-        found["data"] = _data_fingerprint(Hashable(cell.data.value))
+    needs, data = cell.spec.needs, cell.data.value
+    found: dict[str, str | None] = {}
+    if "images" in needs or ("network" in needs and calibrated(cell)):
+        found["data"] = context.image_hash(data)
     if "data" in needs:  # a training
-        found |= {
-            f"the {split} images": _data_fingerprint(Hashable(cell.data.value), split) for split in ("train", "test")
-        }
+        found |= {f"the {split} images": context.image_hash(data, split) for split in ("train", "test")}
     if "network" in needs:
-        found["weights"] = _weights_fingerprint(Hashable(cell.weights.value))
+        found["weights"] = context.file_hash(weights_file(cell.weights.value))
         if isinstance(cell.weights.value, TrainedBy):
-            found |= fingerprints(cell.weights.value.cell)
-    for need, choice in {"network": cell.model, "model": cell.model, "rules": cell.rule}.items():
+            found |= fingerprints(cell.weights.value.cell, context)
+    for need, choice in {"network": cell.model, "model": cell.model, "rules": cell.rule, "asked": cell.rule}.items():
         if need in needs and hasattr(choice.value, "call"):  # the user's own function
             found[f"the code of {choice.name}"] = source_hash(choice.value.call)
     if start := getattr(cell.experiment.value, "start", None):  # a training's
-        found["start"] = file_hash(Path(start).expanduser())
+        found["start"] = context.file_hash(Path(start).expanduser())
     return {what: value and value[:16] for what, value in found.items()}
 
 
-def forget_files() -> None:
-    """Look at the files anew from here on: they may have changed since."""
-    for cached in (_image_set, _data_fingerprint, _weights_fingerprint):
-        cached.cache_clear()
+def changes(cell: Cell, context: Context, known: dict[str, str | None]) -> list[str]:
+    """What is here now, and other than `known`."""
+    now = fingerprints(cell, context)
+    return [what for what, value in now.items() if value and known.get(what) != value]
 
 
-def manifest(cell: Cell, device: torch.device) -> dict[str, Any]:
-    """Where the tables of cells that differ in their rule come from; no host, no user."""
-    packages = ("torch", "torchvision", "numpy", "pandas")
+def manifest(cell: Cell, context: Context) -> dict[str, Any]:
+    """Where the tables of cells that share their work come from; no host, no user."""
+    packages, device = ("torch", "torchvision", "numpy", "pandas"), context.device
     commit, dirty = git_state()
     return {
-        "fingerprints": fingerprints(cell),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
         "commit": commit,
         "dirty": dirty,
@@ -98,10 +61,11 @@ def git_state() -> tuple[str | None, bool | None]:
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return None, None
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        git = lambda *args: subprocess.run(
-            ["git", *args], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()  # noqa: E731
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
     except (OSError, subprocess.CalledProcessError):
         return None, None

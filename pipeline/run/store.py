@@ -1,10 +1,12 @@
 """Tables on disk: written whole or not at all, read only if whole.
 
-results/<experiment>/<key>/{table.parquet, config.yaml, manifest.json[, *.safetensors]}. A cell under way keeps its finished
-parts in results/<experiment>/.work/<key>/. The manifest is written last and holds the checksums of the table and the tensors.
+results/<experiment>/<key>/{table.parquet, config.yaml, manifest.json[, *.safetensors]}. A cell under way keeps its
+finished parts in results/<experiment>/.work/<key>/. The manifest is written last and holds the checksums of the
+table and the tensors.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -32,6 +34,23 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, table: pd.DataFrame 
     """With a table, the file's metadata name its rows: {"rows": JSON of the columns that are no measurements}."""
     names = None if table is None else {"rows": json.dumps(table.select_dtypes(exclude="float").to_dict("list"))}
     safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata=names)
+
+
+def replace_folder(new: Path, place: Path) -> None:
+    """Put the folder `new` in its place, and away what is there: also what another writer puts there meanwhile."""
+    old = new.with_name(f"{new.name}.old")
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(place, old)
+        shutil.rmtree(old, ignore_errors=True)
+        try:
+            os.rename(new, place)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            flush(place.parent)
+            return
 
 
 @dataclass(frozen=True)
@@ -72,11 +91,6 @@ class Store:
             return None
         return manifest if whole else None
 
-    def checksums(self, cell: Cell) -> list[Any]:
-        """Of a finished cell's table and tensors, with its key."""
-        manifest = json.loads((self.folder(cell) / "manifest.json").read_text())
-        return [cell.key, manifest["table"], manifest.get("tensors", {})]
-
     def read(self, cell: Cell) -> pd.DataFrame:
         return pd.read_parquet(self.table_path(cell))
 
@@ -113,8 +127,8 @@ class Store:
             table, {name: safetensors.torch.load_file(path.with_suffix(f".{name}.safetensors")) for name in names}
         ), skipped
 
-    def finish(self, cell: Cell, result: Result, manifest: dict[str, Any]) -> None:
-        """Put the whole cell in place. Two writers are harmless: the last one wins."""
+    def finish(self, cell: Cell, result: Result, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Put the whole cell in place; its manifest. Two writers are harmless: the last one wins."""
         folder, temporary = self.folder(cell), self.folder(cell).with_name(f".{cell.key}.{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -124,29 +138,21 @@ class Store:
                 save_tensors(tensors, temporary / f"{name}.safetensors", result.table if name == "maps" else None)
             (temporary / "config.yaml").write_text(yaml.safe_dump(cell.describe(), sort_keys=False))
             sums = {file.name: file_hash(file) for file in sorted(temporary.glob("*.safetensors"))}
-            manifest = {
-                "schema": SCHEMA,
-                "table": file_hash(temporary / "table.parquet"),
-                "tensors": sums,
-                **manifest,
-                "facts": result.facts,
-            }
+            table = file_hash(temporary / "table.parquet")
+            manifest = {"schema": SCHEMA, "table": table, "tensors": sums, **manifest, "facts": result.facts}
             (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
             for file in temporary.iterdir():
                 flush(file)
-            old = self.folder(cell).with_name(f".{cell.key}.{os.getpid()}.old")
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(folder, old)
-            os.rename(temporary, folder)
-            flush(folder.parent)
-            shutil.rmtree(old, ignore_errors=True)
+            replace_folder(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(self.work(cell), ignore_errors=True)
+        return manifest
 
     @contextlib.contextmanager
     def lock(self, cell: Cell, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Keep other processes from computing the same cells meanwhile; only saves work, so a file system without locks is fine."""
+        """Keep other processes from computing the same cells meanwhile; only saves work, so a file system without
+        locks is fine."""
         path = self.root / "results" / cell.experiment.name / ".locks" / cell.shared_key
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w") as file:

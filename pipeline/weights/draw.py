@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -35,27 +35,25 @@ def unit_interval(shape: Iterable[int], seed: int, layer: int) -> Tensor:
     return torch.rand(tuple(shape), generator=stream(seed, layer))
 
 
+class Law(Protocol):
+    """What randomise asks of a law (laws.py)."""
+
+    def weight(self, old: Tensor, seed: int, layer: int) -> Tensor: ...
+    def bias(self, old: Tensor, shape: torch.Size, seed: int, layer: int) -> Tensor: ...
+
+
 @torch.no_grad()
-def randomise(network: Network, law: Any, seed: int, layers: Iterable[int]) -> None:
-    """Give these layers (numbers of conv and linear layers from 1) the weights that a law (laws.py) draws, or leave them what it keeps."""
+def randomise(network: Network, law: Law, seed: int, layers: Iterable[int]) -> None:
+    """Give these layers (numbers of conv and linear layers from 1) the weights and biases that a law draws, or
+    leaves."""
     chosen = set(layers)
     for number, op in enumerate(network.layers, start=1):
         if number in chosen:
             module: Any = op.module
-            shape = module.weight.shape
-            set_parameter(
-                module,
-                "weight",
-                law.draw(shape, seed, number)
-                if hasattr(law, "draw")
-                else module.weight * law.keeps(shape, seed, number),
-            )
-            if module.bias is not None and not getattr(law, "keep_biases", False):
-                set_parameter(
-                    module,
-                    "bias",
-                    law.draw_bias(shape, seed, number) if hasattr(law, "draw_bias") else torch.zeros(shape[0]),
-                )
+            shape, bias = module.weight.shape, module.bias
+            set_parameter(module, "weight", law.weight(module.weight, seed, number))
+            if bias is not None:
+                set_parameter(module, "bias", law.bias(bias, shape, seed, number))
 
 
 def set_parameter(module: Any, name: str, value: Tensor) -> None:
@@ -67,20 +65,20 @@ def set_parameter(module: Any, name: str, value: Tensor) -> None:
 
 @torch.no_grad()
 def calibrate(network: Network, x: Tensor, layers: Iterable[int] | None) -> None:
-    """Give these layers (None: all), where they had a BatchNorm, outputs of mean 0 and variance 1 per channel on the batch x, in order,
-    by their own weights."""
+    """Give these layers (None: all), where they had a BatchNorm, outputs of mean 0 and variance 1 per channel on the
+    batch x, in order, by their own weights."""
     chosen = {op.output for number, op in enumerate(network.layers, start=1) if layers is None or number in set(layers)}
 
     def visit(op: Op, value: Any) -> Any:
         if op.output not in chosen or not op.norm:
             return value
-        if op.module.bias is None:  # type: ignore[union-attr]
-            op.module.bias = nn.Parameter(value.new_zeros(value.shape[1]), requires_grad=False)  # type: ignore[union-attr]
-        axes = (0, *range(2, value.ndim))
+        module: Any = op.module
+        if module.bias is None:
+            module.bias = nn.Parameter(value.new_zeros(value.shape[1]), requires_grad=False)
+        axes, channels = (0, *range(2, value.ndim)), (1, -1, *[1] * (value.ndim - 2))
         mean, deviation = value.mean(axes), value.var(axes, unbiased=False).sqrt().clamp(min=1e-12)
-        per_channel = lambda v: v.view(1, -1, *[1] * (value.ndim - 2))  # noqa: E731
-        op.module.weight.div_(deviation.view(-1, *[1] * (op.module.weight.ndim - 1)))  # type: ignore[union-attr,operator]
-        op.module.bias.sub_(mean).div_(deviation)  # type: ignore[union-attr,operator]
-        return (value - per_channel(mean)) / per_channel(deviation)
+        module.weight.div_(deviation.view(-1, *[1] * (module.weight.ndim - 1)))
+        module.bias.sub_(mean).div_(deviation)
+        return (value - mean.view(channels)) / deviation.view(channels)
 
     network.forward(x, visit)

@@ -10,6 +10,7 @@ To add a law: write such a dataclass on Law, enter it in WEIGHTS (weights.py), a
 import math
 from dataclasses import dataclass
 from enum import Enum
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,21 +33,35 @@ class Part(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """base: the weights elsewhere: a checkpoint (file or shipped name), `pretrained` or `pretrained.<member of torchvision's
-    enum>`; null: Gaussian ones of the same seed. depth: how many of the layers l = 1..L the law touches, from the top or as
-    `part` says; null: all of them."""
+    """base: the weights elsewhere: a checkpoint (file or shipped name), `pretrained` or `pretrained.<member of
+    torchvision's enum>`; null: Gaussian ones of the same seed. depth: how many of the layers l = 1..L the law
+    touches, from the top or as `part` says; null: all of them."""
+
+    DRAWS: ClassVar = True  # whether the law's weights owe nothing to those that were there
 
     base: str | None
     depth: int | None
     part: Part
     batchnorm: BatchNormReset
 
+    def draw(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
+        """Weights of a conv or linear layer."""
+        raise NotImplementedError
+
+    def weight(self, old: Tensor, seed: int, layer: int) -> Tensor:
+        return self.draw(old.shape, seed, layer)
+
+    def bias(self, old: Tensor, shape: torch.Size, seed: int, layer: int) -> Tensor:
+        """shape: that of the layer's weights."""
+        return torch.zeros(shape[0])
+
     @property
     def seeded(self) -> bool:
         return self.base is None or self.depth != 0
 
     def touched(self, network: Network) -> list[int]:
-        """Numbers of the conv and linear layers that the law touches. Raises UserError for a depth that there is not."""
+        """Numbers of the conv and linear layers that the law touches. Raises UserError for a depth that there is
+        not."""
         depth, top = self.depth, network.depth
         if depth is None and self.part is Part.single:
             raise UserError("weights.part=single touches layer l = weights.depth alone; set weights.depth")
@@ -54,11 +69,21 @@ class Law:
             depth = top
         if not (self.part is Part.single) <= depth <= top:
             raise UserError(
-                f"weights.depth={depth} is no number of layers of this model, which has L = {top}; choose one up to {top}"
+                f"weights.depth={depth} is no number of layers of this model, which has L = {top}; choose one up to "
+                f"{top}"
             )
         first = {Part.top: top - depth + 1, Part.bottom: 1, Part.single: depth}[self.part]
         last = top if self.part is Part.top else depth
         return [number for number, op in enumerate(network.layers, start=1) if first <= op.unit <= last]
+
+
+def drawing_law(weights: object, experiment: str) -> Law:
+    """The weights, if a law draws them. Raises UserError else."""
+    if not isinstance(weights, Law) or not weights.DRAWS:
+        raise UserError(
+            f"experiment={experiment} draws from a law; choose weights=gaussian, ring, uniform or another one"
+        )
+    return weights
 
 
 class Scale(Enum):
@@ -77,7 +102,8 @@ class Gaussian(Law):
 
 @dataclass(frozen=True)
 class Ring(Law):
-    """Directions of the Gaussian of the same seed, norms uniform in the annulus sqrt(2) * [1 - width, 1 + width]: isotropic, not Gaussian."""
+    """Directions of the Gaussian of the same seed, norms uniform in the annulus sqrt(2) * [1 - width, 1 + width]:
+    isotropic, not Gaussian."""
 
     width: float
 
@@ -123,7 +149,7 @@ class KaimingUniform(Law):
     def draw(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
         return (2 * unit_interval(shape, seed, layer) - 1) / math.sqrt(fan_in(shape))
 
-    def draw_bias(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
+    def bias(self, old: Tensor, shape: torch.Size, seed: int, layer: int) -> Tensor:
         u = torch.rand(shape[0], generator=stream(seed, layer, EXTRA))
         return (2 * u - 1) / math.sqrt(fan_in(shape)) * self.biases
 
@@ -171,7 +197,7 @@ class HeavyTailed(Law):
         return standard_normal(shape, seed, layer) * he(shape) * spread.view(-1, *[1] * (len(shape) - 1))
 
 
-# ---- removal (Section IV-B, Fig. 5): weights set to zero, not drawn anew ------------------------------------------------
+# ---- removal (Section IV-B, Fig. 5): weights set to zero, not drawn anew ------------------------------------------
 
 
 class Kernel(Enum):
@@ -186,8 +212,10 @@ class Places(Enum):
 
 @dataclass(frozen=True)
 class Removal(Law):
-    """A linear layer keeps max(1, round(inputs n)) of its n inputs, shared by all outputs; a kernel keeps its first row and column,
-    1 x 1 is left alone. Biases are zero, or stay with `keep_biases`."""
+    """A linear layer keeps max(1, round(inputs n)) of its n inputs, shared by all outputs; a kernel keeps its first
+    row and column, 1 x 1 is left alone. Biases are zero, or stay with `keep_biases`."""
+
+    DRAWS: ClassVar = False
 
     inputs: float
     kernel: Kernel
@@ -197,6 +225,12 @@ class Removal(Law):
     def __post_init__(self):
         if not 0 < self.inputs <= 1:
             raise ValueError(f"inputs is a share in (0, 1], not {self.inputs}")
+
+    def weight(self, old: Tensor, seed: int, layer: int) -> Tensor:
+        return old * self.keeps(old.shape, seed, layer)
+
+    def bias(self, old: Tensor, shape: torch.Size, seed: int, layer: int) -> Tensor:
+        return old if self.keep_biases else super().bias(old, shape, seed, layer)
 
     def keeps(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
         """bool, of the weights' shape."""

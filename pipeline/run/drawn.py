@@ -1,0 +1,97 @@
+"""From the tables of a figure's cells to its files: the only module that sees both."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.errors import UserError
+from pipeline.files import file_hash, save_atomically
+from pipeline.run.cell import Cell, digest
+from pipeline.run.context import Context
+from pipeline.run.runner import run_cells
+
+
+def draw_figure(
+    figure: str,
+    sweeps: Mapping[str, Sequence[Cell]],
+    profile: str,
+    context: Context,
+    name: str = "",
+    force: bool = False,
+) -> Path:
+    """Compute what is missing, read the tables (and the maps, if the figure draws them), draw; path of the figure's
+    pdf.
+
+    Its png and csv lie beside it. name: of its files, by default the figure's. What is drawn from the same tables by
+    the same code stays. Raises UserError, before any work, for cells that the figure can't draw.
+    """
+    store, folder = context.store, context.store.root / "figures"
+    pdf, record = folder / f"{name or figure}.pdf", folder / f".{name or figure}.json"
+    named = {sweep: [facts(cell) for cell in cells] for sweep, cells in sweeps.items()}
+    cells = [cell for of_sweep in sweeps.values() for cell in of_sweep]
+    from pipeline.figures import (
+        FIGURES,
+        draws_maps,
+        refusal,
+        save,
+    )  # seaborn is slow to import, and only figures need it
+
+    module = FIGURES[figure]
+    if complaint := refusal(module, named):
+        raise UserError(complaint)
+    run_cells(cells, context, force)
+    drawn_from = {
+        "code": drawing_code(),
+        "profile": profile,
+        "sweeps": {sweep: [checksums(cell, context) for cell in cells] for sweep, cells in sweeps.items()},
+    }
+    there = all(file.is_file() for file in (pdf, pdf.with_suffix(".png"), pdf.with_suffix(".csv"), record))
+    if there and not force and record.read_text() == digest(drawn_from):
+        return pdf
+    tables = {
+        sweep: pd.concat(
+            [store.read(cell).assign(**about) for cell, about in zip(cells, named[sweep], strict=True)],
+            ignore_index=True,
+        )
+        for sweep, cells in sweeps.items()
+    }
+    maps = {
+        sweep: [(about, store.tensors(cell)) for cell, about in zip(cells, named[sweep], strict=True)]
+        for sweep, cells in sweeps.items()
+    }
+    save(module, name or figure, tables, profile, folder, maps if draws_maps(module) else None)
+    save_atomically(record, lambda path: path.write_text(digest(drawn_from)))
+    return pdf
+
+
+def checksums(cell: Cell, context: Context) -> list[Any]:
+    """Of a finished cell's table and tensors, with its key."""
+    manifest = context.finished[cell.key]
+    return [cell.key, manifest["table"], manifest.get("tensors", {})]
+
+
+@cache
+def drawing_code() -> str:
+    """What a figure depends on beside its tables: the code that draws, and the libraries."""
+    here = Path(__file__).parents[1]
+    files = [file for folder in ("figures", "measures") for file in sorted((here / folder).glob("*.py"))]
+    libraries = ("matplotlib", "seaborn", "pandas", "numpy", "diptest")
+    return digest(
+        {"files": [file_hash(file) for file in files], "versions": [metadata.version(name) for name in libraries]}
+    )
+
+
+def facts(cell: Cell) -> dict[str, Any]:
+    """Which cell it is, named as on the command line: weights, seed, rule, rule.first_layer ... (`explained` is the
+    setting target)"""
+    found: dict[str, Any] = {}
+    described = cell.describe()
+    for group in ("experiment", "model", "weights", "rule", "data"):
+        found[group] = getattr(cell, group).name
+        plain = {k: v for k, v in described[group].items() if k != "choice" and not isinstance(v, list | dict)}
+        found |= {f"{group}.{k}": v for k, v in plain.items()}
+    return {**found, "seed": cell.seed, "explained": cell.target}

@@ -1,0 +1,132 @@
+"""From a figure's sweeps to cells: layers of overrides, root < profile < figure < user, composed point by point.
+
+Root and profile are Hydra's: a profile is a global config. What the profile lends to a sweep (`with`), what the
+figure says and what the user says are laid over each other here.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline.errors import UserError
+from pipeline.run.cell import Cell
+from pipeline.run.parsing import GROUPS, SETTINGS, All, composed, parse_cell, plain
+
+ELSEWHERE = ("figure", "profile", "run", "hydra")  # what the user sets that is of no cell
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How large a figure is. trained: the overrides that select really trained weights; base: the same as
+    `weights.base`; seeds: of the random weights (law_seeds: where laws are compared, depth_seeds: where layers are
+    changed, theory_seeds); depths: numbers of top layers that are changed; removal_inputs: share of a linear layer's
+    inputs that removal keeps; pictures: overrides where maps are looked at, for `random`, `trained`, `law` (a law on
+    trained weights) and `failures`; picture_depths: the depths there; kis: overrides of the networks and data of
+    Fig. 8, `main`, `others` (trained with other seeds) and `imagenet`."""
+
+    trained: dict[str, Any]
+    base: str
+    seeds: list[int]
+    law_seeds: list[int]
+    depth_seeds: list[int]
+    theory_seeds: list[int]
+    depths: list[int]
+    removal_inputs: float
+    pictures: dict[str, dict[str, Any]]
+    picture_depths: list[int]
+    kis: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Sweeps:
+    """A figure's cells: sweeps by name, each a rectangular product of settings; `with`: more of them, lent by the
+    profile; `keeps`: groups (model, data, ...) whose choice here stays, whatever the user chooses for the figure."""
+
+    sweeps: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class User:
+    """What the user says of cells: settings by key, and overrides that add or remove."""
+
+    settings: Mapping[str, str]
+    others: tuple[str, ...]
+
+    def without(self, groups: Iterable[str]) -> "User":
+        """Without these groups, where another option of them is chosen."""
+        dropped = {group for group in groups if group in self.settings}
+        kept = {key: value for key, value in self.settings.items() if key.split(".")[0] not in dropped}
+        return User(kept, self.others)
+
+
+def user_of(overrides: Sequence[str]) -> User:
+    """The command line's overrides of this job."""
+    parsed = [o for o in OverridesParser.create().parse_overrides(list(overrides)) if top(o) not in ELSEWHERE]
+    plain = [o for o in parsed if not (o.is_add() or o.is_force_add() or o.is_delete())]
+    others = tuple(str(o.input_line) for o in parsed if o not in plain)
+    return User({o.key_or_group: str(o.input_line).partition("=")[2] for o in plain}, others)
+
+
+def top(override: Override) -> str:
+    return override.key_or_group.split(".")[0].split("/")[0]
+
+
+def layered(
+    choices: Mapping[str, Any], lent: Mapping[str, Any], figure: Mapping[str, Any], user: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One point's settings, each from the last layer that has it; choices: what root and profile choose in each group.
+
+    Where the user chooses another option of a group, settings made for the old one go: those that the profile lends,
+    and the figure's own that the new option has not. (data.limit=8 of a figure stays, whatever the data are.)
+    """
+    found = {**lent, **figure}
+    for group in GROUPS.keys() & user.keys():
+        if user[group] != found.get(group, choices[group]):
+            option = GROUPS[group].get(user[group])
+            stay = {f"{group}.{field.name}" for field in fields(option)} & figure.keys() if option else set()
+            found = {key: value for key, value in found.items() if not key.startswith(f"{group}.") or key in stay}
+    return {**found, **user}
+
+
+def points(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A rectangular product: {rule: [gbp, lrp], seed: [0, 1], weights: ring} -> four settings. A list is swept over;
+    a list as a value is written as text, "[a,b]"."""
+    values = [value if isinstance(value, list | tuple) else [value] for value in sweep.values()]
+    return [dict(zip(sweep, point, strict=True)) for point in itertools.product(*values)]
+
+
+def figure_cells(sweeps: Sweeps, profile: str, user: User) -> dict[str, list[Cell]]:
+    """Every point of every sweep as a cell."""
+    found: dict[str, list[Cell]] = {}
+    parsed: dict[str, Cell] = {}
+    _, choices = composed({}, (f"profile={profile}",))
+    for name, sweep in sweeps.sweeps.items():
+        cells: dict[str, Cell] = {}
+        mine = user.without(sweep.get("keeps", []))
+        own = {key: value for key, value in sweep.items() if key not in ("with", "keeps")}
+        for lent, figure in itertools.product(points(sweep.get("with") or {}), points(own)):
+            settings = layered(choices, lent, figure, mine.settings)
+            seed = settings.pop("seed") if isinstance(settings.get("seed"), int) else None  # no need to parse anew
+            key = repr((settings, mine.others))
+            if key not in parsed:
+                parsed[key] = parse_cell(*composed(settings, (f"profile={profile}", *mine.others)))
+                if isinstance(parsed[key].rule.value, All):
+                    raise UserError("a figure says itself which rules it draws; leave rule=all out")
+            cell = parsed[key] if seed is None else replace(parsed[key], seed=seed)
+            cells[cell.key] = cell
+        found[name] = list(cells.values())
+    return found
+
+
+def rules_of(cfg: DictConfig, choices: Mapping[str, Any], user: Sequence[str]) -> list[Cell]:
+    """The cell that is configured, or with rule=all one for each of its rules."""
+    cell = parse_cell(plain(OmegaConf.masked_copy(cfg, SETTINGS)), choices)
+    if not isinstance(cell.rule.value, All):
+        return [cell]
+    others = tuple(o for o in user if not o.startswith(("rule=", "rule.")))
+    return [parse_cell(*composed({"rule": name}, others)) for name in cell.rule.value.names]

@@ -1,0 +1,84 @@
+"""Layers of overrides: root < profile < figure < user, and what goes when the user chooses another option."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from pipeline.files import CONF
+from pipeline.run.cell import Cell
+from pipeline.run.parsing import parse
+from pipeline.run.sweeps import Sweeps, figure_cells, layered, user_of
+
+CHOICES = {"data": "imagenet_samples", "weights": "gaussian", "rule": "gbp", "model": "vgg16"}
+
+
+def test_the_last_layer_wins():
+    lent, figure, user = {"seed": 1, "dtype": "float64"}, {"seed": 2, "target": "label"}, {"target": "decision"}
+    found = {"seed": 2, "dtype": "float64", "target": "decision"}
+    assert layered(CHOICES, lent, figure, user) == found
+
+
+@pytest.mark.parametrize(
+    "lent, figure, user, found",
+    [  # what the profile lends was made for its own data; a figure's limit is for any
+        ({"data.only": "[a]"}, {"data.limit": 2}, {"data": "folder"}, {"data.limit": 2, "data": "folder"}),
+        ({"data": "digits", "data.training": 9}, {}, {"data": "digits"}, {"data": "digits", "data.training": 9}),
+        ({"data.only": "[a]"}, {}, {"data": "imagenet_samples"}, {"data.only": "[a]", "data": "imagenet_samples"}),
+        ({}, {"weights": "uniform", "weights.scale": "none"}, {"weights": "ring"}, {"weights": "ring"}),
+        ({}, {"rule": "lrp", "rule.first_layer": "plus"}, {"rule": "gbp"}, {"rule": "gbp"}),
+        ({}, {"rule": "lrp", "rule.first_layer": "plus"}, {"rule": "dtd"}, {"rule": "dtd", "rule.first_layer": "plus"}),
+        ({"data.limit": 2}, {}, {"data": "folder", "data.limit": "7"}, {"data": "folder", "data.limit": "7"}),
+        ({"weights.base": "b"}, {"weights": "removal"}, {}, {"weights.base": "b", "weights": "removal"}),
+    ],
+)
+def test_what_belongs_to_a_choice_goes_with_it(lent, figure, user, found):
+    assert layered(CHOICES, lent, figure, user) == found
+
+
+@pytest.fixture
+def sweeps():
+    """{sweep: cells} of a figure: sweeps("fig4", "model=vgg16_cifar", profile="demo")."""
+
+    def call(figure: str, *user: str, profile: str = "demo") -> dict[str, list[Cell]]:
+        cfg = compose("config", overrides=[f"figure={figure}", f"profile={profile}", *user])
+        return figure_cells(parse(cfg.figure, Sweeps, "figure"), profile, user_of([f"figure={figure}", *user]))
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield call
+
+
+def test_other_data_keep_the_figures_limit(sweeps):
+    limits = {cell.data.value.limit for cell in sweeps("theory", "data=cifar10")["theorem1"]}
+    assert limits == {8}
+    assert {cell.data.value.limit for cell in sweeps("fig4", "data=cifar10")["overflow"]} == {2}
+    assert {cell.data.value.limit for cell in sweeps("fig5", "data=cifar10")["original"]} == {1}
+
+
+def test_an_override_equal_to_the_profiles_value_counts(sweeps):
+    assert {cell.model.name for cell in sweeps("fig4")["overflow"]} == {"vgg16"}
+    assert {cell.model.name for cell in sweeps("fig4", "model=vgg16_cifar")["overflow"]} == {"vgg16_cifar"}
+
+
+def test_a_profiles_settings_stay_with_its_own_choice(sweeps):
+    (cell,) = {cell.data for cell in sweeps("fig2", "data.root=/val", profile="paper")["nulls"]}
+    assert (cell.name, cell.value.root, cell.value.limit, cell.value.seed) == ("imagenet", "/val", 200, 0)
+
+
+def test_a_figures_own_sweeps_can_be_changed(sweeps):
+    found = sweeps("fig2", "figure.sweeps.random.rule=[gbp]", "figure.sweeps.random.seed=7")
+    assert [(cell.rule.name, cell.seed) for cell in found["random"]] == [("gbp", 7)] and len(found["trained"]) == 4
+
+
+def test_what_a_sweep_keeps_is_kept(sweeps):
+    found = sweeps("fig8", "model=vgg16_cifar", "data=cifar10_samples", "data.limit=3")
+    assert {cell.model.name for cell in found["main"]} == {"vgg16_cifar"}
+    assert {(cell.model.name, cell.data.name) for cell in found["imagenet"]} == {
+        ("efficientnet_lite0", "imagenet_samples")
+    }
+
+
+def test_a_training_is_named_in_words(sweeps):
+    (main,) = sweeps("fig8")["main"]
+    assert main.weights.value.training.startswith("data=digits train.seed=100 train.sizes=[32] train.epochs=[30]")
+    assert "train.flip=false" in main.weights.value.training and main.weights.value.cell.data.value.training == 100
