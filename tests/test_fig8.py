@@ -23,8 +23,8 @@ NETWORK = {
 
 
 def table(inputs, seed: int = 0, gap: float = 0.5, n: int = N, wrong: int = WRONG, **more) -> pd.DataFrame:
-    """s_own has peaks at -.6 and .6, lower by `gap` where wrong; s_fixed has one peak and tells nothing; two are missing
-    per input."""
+    """s_own has peaks at -.6 and .6, lower by `gap` where wrong; s_fixed has one peak and tells nothing; two are
+    missing per input."""
     rng = np.random.default_rng(seed)
     margin, rows = rng.exponential(size=n) + 2 * (np.arange(n) >= wrong), []  # right decisions have larger ones
     for name in inputs:

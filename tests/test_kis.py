@@ -230,13 +230,11 @@ def test_runs_of_several_rules_and_of_other_classes():
 
 
 def test_what_is_asked_for_together_is_computed_once(monkeypatch):
-    """Each table is the one that is asked for alone; a forward pass for x, for the others' x, and for each different x~."""
+    """Each table is the one that is asked for alone; a forward pass for x, for other images, and for each x~."""
     net, shares = traced(module()), [replace(PLAIN, inputs=["insertion"], removed=share) for share in (0.1, 0.5, 0.9)]
     forms = [
         replace(PLAIN, inputs=["attribution", "edge", "blur"]),
-        replace(
-            PLAIN, inputs=["edge", "attribution"], percent=7.0, blur=7
-        ),  # no other x~: percentile alone has a percent
+        replace(PLAIN, inputs=["edge", "attribution"], percent=7.0, blur=7),  # minmax has no percent
         replace(PLAIN, inputs=["blur", "attribution"], rescale=Rescale.percentile, percent=7.0, blur=7),
         replace(PLAIN, inputs=["insertion", "insertion_magnitude", "other"], fill=Fill.black),
     ]
