@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from pipeline.api import rule
 from pipeline.engine.network import Network, trace
 from pipeline.errors import UserError
-from pipeline.experiments.kis import COLUMNS, INPUTS, Fill, Options, Score, random_network, run
+from pipeline.experiments.kis import COLUMNS, INPUTS, Options, run
 from pipeline.experiments.targets import Target
 from pipeline.images.batches import Batch, Images, ImageSet, OnError, Preprocessing
 from pipeline.images.nullmaps import blur, edges, noise
 from pipeline.images.sets import CIFAR10_MEAN, CIFAR10_STD
-from pipeline.measures.kis import Rescale, kis
+from pipeline.measures.kis import Fill, Rescale, Rescaling, Score, kis, rescaled
 from pipeline.networks.catalogue import Own
+from pipeline.weights.states import HE_GAUSSIAN, network_of
 from tests import tiny
 from tests.models import GuidedRelu
 
@@ -71,7 +72,11 @@ def table(
 ) -> list[pd.DataFrame]:
     x = pictures() if x is None else x
     images = Pictures(x, torch.tensor(labels[: len(x)]), size)
-    return [result.table for result in run(net, images, [rule(r) for r in rules], target, MODEL, options)]
+    return [result.table for result in run(net, images, [(rule(r), options) for r in rules], target, random_network)]
+
+
+def random_network(seed: int) -> Network:
+    return network_of(HE_GAUSSIAN, MODEL, seed, torch.float64, lambda: pytest.fail("not asked for"))
 
 
 # ---- the transcription: one image, autograd and loops ----------------------------------------------------------------
@@ -153,7 +158,7 @@ def slow_row(
 
 def random_module() -> nn.Sequential:
     """The control's weights in an ordinary module."""
-    chance, layers = module(), random_network(MODEL, 7, pictures()).layers
+    chance, layers = module(), random_network(7).layers
     for layer, op in zip([m for m in chance if hasattr(m, "weight")], layers, strict=True):
         layer.weight, layer.bias = (
             nn.Parameter(p, requires_grad=False) for p in (op.module.weight, torch.zeros_like(layer.bias))
@@ -303,12 +308,10 @@ def test_a_positive_factor_of_the_map_changes_nothing():
 
 @pytest.mark.parametrize("how", list(Rescale))
 def test_other_ways_to_make_an_image_of_a_map(how):
-    from pipeline.measures.kis import rescaled
-
     x, r = pictures(), pictures().flip(0).pow(3) * 1e-30
     r[3] = 0.1  # whose mean is not exactly 0.1
     r[2, 0, 0, 0] = torch.inf
-    out = rescaled(r, x, how, 10.0)
+    out = rescaled(r, x, Rescaling(how, 10.0))
     assert out[2:].isnan().all() and out[:2].isfinite().all()
     for b in range(2):
         values, pixels = r[b].flatten().numpy(), x[b].flatten().numpy()

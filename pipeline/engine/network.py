@@ -111,11 +111,22 @@ class Network:
             )
         return [layer for name, layer in below if not names or name in names]
 
+    @cached_property
+    def _used_last(self) -> dict[int, list[int]]:
+        """The values that no operation after this one reads, by its output."""
+        found: dict[int, list[int]] = {op.output: [] for op in self.ops}
+        for position, output in {i: op.output for op in self.ops for i in op.inputs}.items():
+            found[output].append(position)
+        return found
+
     @torch.no_grad()
-    def forward(self, x: Tensor, visit: Callable[[Op, Any], Any] | None = None) -> Record:
+    def forward(
+        self, x: Tensor, visit: Callable[[Op, Any], Any] | None = None, keep: Sequence[int] | None = None
+    ) -> Record:
         """Run the network on x (B, C, H, W) and record.
 
-        `visit(op, value)` may replace a value (used to calibrate BatchNorm).
+        `visit(op, value)` may replace a value (used to calibrate BatchNorm); keep: the positions of what is recorded
+        beside the logits, by default all: other values go after their last use, and their memory is used again.
         """
         values: list[Any] = [None] * (self.ops[-1].output + 1)
         argmax: dict[int, Tensor] = {}
@@ -125,6 +136,9 @@ class Network:
             if op.kind == "max_pool":
                 value, argmax[op.output] = value
             values[op.output] = value if visit is None else visit(op, value)
+            if keep is not None:
+                for position in set(self._used_last[op.output]) - set(keep):
+                    values[position] = None
         if value.ndim != 2:
             raise UserError(
                 f"the model returns a tensor of shape {tuple(value.shape)}; it must return logits, "

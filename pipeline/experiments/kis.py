@@ -1,9 +1,10 @@
-"""Key information sufficiency (20), Section V-B, Fig. 8: the map goes back into the network as an image; does the decision stay, for the same reasons?"""
+"""Key information sufficiency (20), Section V-B, Fig. 8: the map goes back into the network as an image.
 
-from collections.abc import Callable, Sequence
+Does the decision stay, and for the same reasons?
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from fractions import Fraction
 from functools import cache, partial
 from typing import Any
 
@@ -18,35 +19,25 @@ from pipeline.errors import UserError
 from pipeline.experiments.external import external_map
 from pipeline.experiments.interface import Result
 from pipeline.experiments.targets import Target
-from pipeline.images.batches import Batch
+from pipeline.images.batches import Batch, Images
 from pipeline.images.nullmaps import blur, edges, noise
-from pipeline.measures.kis import Rescale, kis, rescaled
-from pipeline.weights.states import HE_GAUSSIAN, network_of
+from pipeline.measures.kis import Fill, Insertion, Rescale, Rescaling, Score, inserted, kis, rescaled
 
 INSERTIONS = ("insertion", "insertion_magnitude")  # 8b, 8c
 NULLS = ("edge", "noise", "blur")  # the same for every rule
 INPUTS = ("attribution", *INSERTIONS, *NULLS, "other", "runner_up", "random_network")
 COLUMNS = [
-    "image", "target", "input", "label", "decision", "decision_star", "correct", "s_own", "s_fixed",
-    "margin", "probability_star", "kept", "missing",
+    "image", "target", "input", "label", "decision", "decision_star", "correct", "s_own", "s_fixed", "margin",
+    "probability_star", "kept", "missing",
 ]  # fmt: skip
-
-
-class Score(Enum):
-    pixel = "pixel"  # the sum over channels; all channels go together
-    element = "element"  # each channel of a pixel by itself
-
-
-class Fill(Enum):
-    zero = "zero"  # of normalised space: the data's mean colour
-    black = "black"
+Columns = dict[str, list[Any]]  # (B,) each
 
 
 @dataclass(frozen=True)
 class Options:
-    """inputs: what the network is given in x's place, of INPUTS; rescale: how a map becomes an image; percent: what rescale=percentile cuts
-    off at each end; score, fill: of the insertions; removed: their share of lowest scores that goes (null: the scores below the mean);
-    blur: side over sigma of `blur`; random_seed: the weights of `random_network`."""
+    """inputs: what the network is given in x's place, of INPUTS; rescale: how a map becomes an image; percent: what
+    rescale=percentile cuts off at each end; score, fill: of the insertions; removed: their share of lowest scores that
+    goes (null: the scores below the mean); blur: side over sigma of it; random_seed: of random_network's weights."""
 
     inputs: list[str]
     rescale: Rescale
@@ -76,10 +67,44 @@ def least_images(options: Options) -> int:
     return 2 if "other" in options.inputs else 1
 
 
+# ---- what an input depends on ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Null:
+    """A map that no network made; blur: side over sigma, 0 where it is none."""
+
+    name: str
+    blur: int
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """A rule's map. name: attribution, or other, runner_up, random_network, and the seed of its weights, else 0."""
+
+    name: str
+    rule: Rule | External
+    seed: int
+
+
+def recipe(name: str, rule: Rule | External, options: Options) -> tuple[Null | Attribution, Insertion | Rescaling]:
+    """The map that takes R's place, and how it becomes x~. Equal recipes give the same x~."""
+    if name in INSERTIONS:
+        form = Insertion(name == "insertion_magnitude", options.score, options.removed, options.fill)
+        return Attribution("attribution", rule, 0), form
+    form = Rescaling(options.rescale, options.percent if options.rescale is Rescale.percentile else 0.0)
+    if name in NULLS:
+        return Null(name, options.blur if name == "blur" else 0), form
+    return Attribution(name, rule, options.random_seed if name == "random_network" else 0), form
+
+
+# ---- the experiment --------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Case:
-    """One batch of B images as they are, and the classes that the maps explain. decision, runner_up, margin: (B,), of the logits of x;
-    others: what the network makes of another image for each; chance: what a random-weight network makes of x."""
+    """One batch of B images as they are, and the classes that the maps explain. decision, runner_up, margin: (B,), of
+    the logits of x; others: what the network makes of another image for each; chance: a seed's random one of x."""
 
     batch: Batch
     record: Record
@@ -88,12 +113,13 @@ class Case:
     runner_up: Tensor
     margin: Tensor
     others: Callable[[], Record]
-    chance: Callable[[], Record]
+    chance: Callable[[int], Record]
 
 
 @dataclass(frozen=True)
 class Replaced:
-    """x~ (B, C, H, W), zeros where it is missing; missing: why, (B,), "" where it is not; kept: the share of x that an insertion left, else NaN."""
+    """x~ (B, C, H, W), zeros where it is missing; missing: why, (B,), "" where it is not; kept: the share of x that an
+    insertion left, else NaN."""
 
     x: Tensor
     missing: list[str]
@@ -101,204 +127,176 @@ class Replaced:
 
 
 def run(
-    network: Network, images: Any, rules: Sequence[Rule], target: Target, model: Any, options: Options
+    network: Network,
+    images: Images,
+    asked: Sequence[tuple[Rule | External, Options]],
+    target: Target,
+    random_network: Callable[[int], Network],
 ) -> list[Result]:
-    """One table per rule, a row per image and input: COLUMNS.
+    """A table for each rule and options that are asked for, a row per image and input: COLUMNS.
 
-    target: the class that the map explains; decision: k of (20), on x; decision_star: on the input in x's place (-1 if there is none);
-    s_own: S with v* the weights of decision_star, the letter of (20); s_fixed: with those of k; margin: top logit minus second;
-    probability_star: of k on that input; kept: the share of x that an insertion leaves; correct: missing without a label;
-    missing: why there is no S (and it is NaN), else "".
+    target: the class that the map explains; decision: k of (20), on x; decision_star: on the input in x's place (-1 if
+    there is none); s_own: S with v* the weights of decision_star, the letter of (20); s_fixed: with those of k; margin:
+    top logit minus second; probability_star: of k on that input; kept: the share of x that an insertion leaves;
+    correct: missing without a label; missing: why there is no S (and it is NaN), else "".
 
-    The map has no bottom process. Raises UserError for a network that does not end in a linear layer.
+    The map has no bottom process. random_network: seed -> the model under i.i.d. Gaussian weights. What several tables
+    need is computed once. Raises UserError for a network that does not end in a linear layer.
     """
     last = readout(network)
-    tables: list[list[dict[str, Any]]] = [[] for _ in rules]
+    tables: list[list[pd.DataFrame]] = [[] for _ in asked]
     for batch in images:
-        case = case_of(network, batch, target, images, partial(random_network, model, options.random_seed))
-        shared: dict[str, dict[str, list[Any]]] = {}
-        for rule, rows in zip(rules, tables, strict=True):
-            own = cache(lambda rule=rule, case=case: attributed(case.record, rule, case.classes))
-            columns = {}
-            for name in options.inputs:
-                if name in shared:
-                    columns[name] = shared[name]
-                    continue
-                r = own() if name in INSERTIONS else source(name, case, rule, own, options)
-                columns[name] = measure(last, case, replaced(name, r, case.record, options))
-                if name in NULLS:
-                    shared[name] = columns[name]
-            rows += rows_of(case, columns)
-    return [Result(typed(rows)) for rows in tables]
+        case = case_of(network, batch, target, images, random_network)
+        for parts, table in zip(tables, tables_of(case, last, asked), strict=True):
+            parts.append(table)
+    return [Result(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)) for parts in tables]
+
+
+def tables_of(case: Case, last: Op, asked: Sequence[tuple[Rule | External, Options]]) -> list[pd.DataFrame]:
+    """One batch's rows of each table."""
+    map_of = cache(partial(source_map, case))
+    columns_of = cache(lambda source, form: measure(last, case, replaced(map_of(source), case.record, form)))
+    return [
+        table_of(case, {name: columns_of(*recipe(name, rule, options)) for name in options.inputs})
+        for rule, options in asked
+    ]
 
 
 def readout(network: Network) -> Op:
-    """The last linear layer, of which (20) reads input and weights. Raises UserError if more than a change of shape comes after it."""
+    """The last linear layer, of which (20) reads input and weights. Raises UserError if anything but a change of shape
+    comes after it."""
     output = network.ops[-1].output
     for op in reversed(network.ops):
         if op.output == output and op.kind == "reshape":
             output = op.inputs[0]
         elif op.output == output and op.kind == "linear":
-            if op.module.weight.shape[0] < 2:  # type: ignore[union-attr]
-                raise UserError(
-                    "KIS compares decisions, and the model has one class only; choose a model of at least two"
-                )
+            if len(weight_of(op)) < 2:
+                raise UserError("KIS compares decisions, and the model has one class only; choose one of at least two")
             return op
     kind = next(op for op in network.ops if op.output == output).kind
     raise UserError(
-        f"KIS (20) needs a model whose last operation is a linear layer, and this one ends in {kind}; choose a model that ends in nn.Linear"
+        f"KIS (20) needs a model whose last operation is a linear layer, and this one ends in {kind}; "
+        "choose a model that ends in nn.Linear"
     )
 
 
-def case_of(network: Network, batch: Batch, target: Target, images: Any, random: Callable[[Tensor], Network]) -> Case:
+def weight_of(last: Op) -> Tensor:
+    assert last.module is not None
+    return last.module.get_parameter("weight")  # v (K, n)
+
+
+def case_of(
+    network: Network, batch: Batch, target: Target, images: Images, random_network: Callable[[int], Network]
+) -> Case:
     record = network.forward(batch.x)
-    top = record.logits.topk(2)
-    if int(batch.labels.max()) >= record.logits.shape[1]:
+    top, count = record.logits.topk(2), record.logits.shape[1]
+    if int(batch.labels.max()) >= count:
         b = int(batch.labels.argmax())
         raise UserError(
-            f"{batch.names[b]} has the label {int(batch.labels[b])}, but the model has the classes 0 to {record.logits.shape[1] - 1}; use data of its classes"
+            f"{batch.names[b]} has the label {int(batch.labels[b])}, but the model has the classes 0 to {count - 1}; "
+            "use data of its classes"
         )
-    others = cache(lambda: network.forward(torch.cat([images.other(image, drawn=True) for image in batch.names])))
-    chance = cache(lambda: random(batch.x).forward(batch.x))
-    margin = top.values[:, 0] - top.values[:, 1]
     return Case(
         batch,
         record,
         target.classes(batch, record.logits),
-        record.logits.argmax(1),
-        top.indices[:, 1],
-        margin,
-        others,
-        chance,
+        decision=record.logits.argmax(1),
+        runner_up=top.indices[:, 1],
+        margin=top.values[:, 0] - top.values[:, 1],
+        others=cache(lambda: network.forward(torch.cat([images.other(name, drawn=True) for name in batch.names]))),
+        chance=cache(lambda seed: random_network(seed).forward(batch.x)),
     )
 
 
 # ---- maps ------------------------------------------------------------------------------------------------------------
 
 
-def attributed(record: Record, rule: Rule, classes: Tensor) -> Tensor:
-    """R without bottom process; an external attribution's map as it is."""
-    return (
-        external_map(rule, record.network, record.x, classes)
-        if isinstance(rule, External)
-        else walk.attribute(record, rule, classes)
-    )
+def source_map(case: Case, source: Null | Attribution) -> Tensor:
+    """The map that takes R's place, of x's shape, without bottom process; an external attribution's as it is."""
+    if isinstance(source, Null):
+        return null_map(case, source)
+    record, classes = case.record, case.classes
+    if source.name == "runner_up":
+        classes = case.runner_up
+    elif source.name == "random_network":
+        record = case.chance(source.seed)
+    elif source.name == "other":  # for its own decision
+        record = case.others()
+        classes = record.logits.argmax(1)
+    if isinstance(source.rule, External):
+        return external_map(source.rule, record.network, record.x, classes)
+    return walk.attribute(record, source.rule, classes)
 
 
-def source(name: str, case: Case, rule: Rule, own: Callable[[], Tensor], options: Options) -> Tensor:
-    """The map that takes R's place, of x's shape."""
-    x, record = case.record.x, case.record
-    if name == "edge":
+def null_map(case: Case, source: Null) -> Tensor:
+    x = case.record.x
+    if source.name == "edge":
         return edges(x)
-    if name == "noise":
-        return torch.cat([noise(x[b : b + 1], image) for b, image in enumerate(case.batch.names)])
-    if name == "blur":
-        return blur(x, options.blur)
-    if name == "runner_up":
-        return attributed(record, rule, case.runner_up)
-    if name == "random_network":
-        return attributed(case.chance(), rule, case.classes)
-    if name == "other":  # for its own decision
-        return attributed(case.others(), rule, case.others().logits.argmax(1))
-    return own()
+    if source.name == "blur":
+        return blur(x, source.blur)
+    return torch.cat([noise(x[b : b + 1], image) for b, image in enumerate(case.batch.names)])
 
 
-_random: dict[str, Network] = {}
+# ---- what the network is given in x's place, and what it makes of it -------------------------------------------------
 
 
-def random_network(model: Any, seed: int, x: Tensor) -> Network:
-    """The model under i.i.d. Gaussian weights, on x's device in its precision. Kept: an experiment's parts ask for it again and again."""
-    key = repr((model, seed, x.dtype, x.device))
-    if key not in _random:
-        _random.clear()
-        _random[key] = network_of(HE_GAUSSIAN, model, seed, x.dtype, lambda: x)
-        _random[key].module.to(x.device)
-    return _random[key]
-
-
-# ---- what the network is given in x's place --------------------------------------------------------------------------
-
-
-def replaced(name: str, r: Tensor, record: Record, options: Options) -> Replaced:
-    if name in INSERTIONS:
-        found, kept = inserted(r.abs() if name == "insertion_magnitude" else r, record, options)
+def replaced(r: Tensor, record: Record, form: Insertion | Rescaling) -> Replaced:
+    """x~ from the map r."""
+    if isinstance(form, Insertion):
+        found, kept = inserted(r, record.x, form, black(record) if form.fill is Fill.black else 0)
     else:
-        found, kept = rescaled(r, record.x, options.rescale, options.percent), torch.full((len(r),), torch.nan)
+        found, kept = rescaled(r, record.x, form), torch.full((len(r),), torch.nan)
     whole, finite = (t.flatten(1).isfinite().all(1) for t in (found, r))
-    why = [
-        "" if w else "constant map" if f else "map not finite"
-        for w, f in zip(whole.tolist(), finite.tolist(), strict=True)
-    ]
+    facts = zip(whole.tolist(), finite.tolist(), strict=True)
+    why = ["" if w else "constant map" if f else "map not finite" for w, f in facts]
     return Replaced(torch.where(whole.view(-1, 1, 1, 1), found, 0), why, kept)
-
-
-def inserted(r: Tensor, record: Record, options: Options) -> tuple[Tensor, Tensor]:
-    """x without what scores low in r, and the share that is left, (B,). NaN where all scores are equal or one is not finite."""
-    x, score = record.x, r.double()
-    if options.score is Score.pixel:
-        score = score.sum(1, keepdim=True)
-    flat = score.flatten(1)
-    if options.removed is None:
-        keep = flat >= flat.mean(1, keepdim=True)
-    else:  # of equal scores the first ones go
-        count = int(Fraction(repr(options.removed)) * flat.shape[1])
-        keep = flat.argsort(dim=1, stable=True).argsort(dim=1) >= count
-    usable = flat.isfinite().all(1) & (flat.amax(1) > flat.amin(1))
-    found = torch.where(keep.view(score.shape), x, black(record) if options.fill is Fill.black else 0)
-    return torch.where(usable.view(-1, 1, 1, 1), found, torch.nan), torch.where(
-        usable, keep.double().mean(1), torch.nan
-    )
 
 
 def black(record: Record) -> Tensor:
     """(C, 1, 1)"""
-    if record.network.bounds is None:
+    if (bounds := record.network.bounds) is None:
         raise UserError(
-            "fill=black needs to know the normalisation of the pixels; give trace(...) the mean and std of it, or take fill=zero"
+            "fill=black needs the pixels' normalisation; give trace(...) its mean and std, or take fill=zero"
         )
-    return record.network.bounds[0].to(record.x)
+    return bounds[0].to(record.x)
 
 
-# ---- rows ------------------------------------------------------------------------------------------------------------
-
-
-def measure(last: Op, case: Case, given: Replaced) -> dict[str, list[Any]]:
-    """The columns that one input fills, each (B,)."""
-    record, k = case.record, case.decision
-    star = record.network.forward(given.x)
+def measure(last: Op, case: Case, given: Replaced) -> Columns:
+    """The columns that one input fills."""
+    record, k, v, at = case.record, case.decision, weight_of(last), last.inputs[0]
+    star = record.network.forward(given.x, keep=(at,))
     k_star = star.logits.argmax(1)
-    a, a_star, weight = record.values[last.inputs[0]], star.values[last.inputs[0]], last.module.weight  # type: ignore[union-attr]
-    v_k, v_star = weight[k], weight[k_star]  # type: ignore[index]
-    s = {"s_own": kis(v_k, a, v_star, a_star), "s_fixed": kis(v_k, a, v_k, a_star)}
-    silent = ((v_k.double() * a.double()) == 0).all(1)
-    defined = s["s_own"].isfinite() & s["s_fixed"].isfinite() & star.logits.isfinite().all(1)
+    a, a_star = record.values[at], star.values[at]
+    s = {"s_own": kis(v[k], a, v[k_star], a_star), "s_fixed": kis(v[k], a, v[k], a_star)}
+    silent = ((v[k].double() * a.double()) == 0).all(1)
+    finite = star.logits.isfinite().all(1)
+    defined = s["s_own"].isfinite() & s["s_fixed"].isfinite() & finite
     probability = star.logits.double().softmax(1).gather(1, k[:, None])[:, 0]
-    why = [
-        reason or ("zero denominator" if z else "" if d else "activations not finite")
-        for reason, z, d in zip(given.missing, silent.tolist(), defined.tolist(), strict=True)
-    ]
-    there = torch.tensor([not reason for reason in given.missing], device=k.device) & star.logits.isfinite().all(1)
-    numbers = {name: torch.where(there & defined, value, torch.nan) for name, value in s.items()}
-    numbers |= {
+    facts = zip(given.missing, silent.tolist(), defined.tolist(), strict=True)
+    why = [gone or ("zero denominator" if z else "" if d else "activations not finite") for gone, z, d in facts]
+    there = torch.tensor([not reason for reason in given.missing], device=k.device) & finite
+    numbers = {name: torch.where(there & defined, value, torch.nan) for name, value in s.items()} | {
         "probability_star": torch.where(there, probability, torch.nan),
         "decision_star": torch.where(there, k_star, -1),
+        "kept": given.kept,
     }
-    return {name: value.tolist() for name, value in numbers.items()} | {"kept": given.kept.tolist(), "missing": why}
+    return {name: value.tolist() for name, value in numbers.items()} | {"missing": why}
 
 
-def rows_of(case: Case, columns: dict[str, dict[str, list[Any]]]) -> list[dict[str, Any]]:
-    facts = {"target": case.classes, "label": case.batch.labels, "decision": case.decision, "margin": case.margin}
-    facts = {name: value.tolist() for name, value in facts.items()}
-    rows = []
-    for b, image in enumerate(case.batch.names):
-        about = {"image": image, **{name: value[b] for name, value in facts.items()}}
-        about["correct"] = None if about["label"] < 0 else about["label"] == about["decision"]
-        rows += [
-            {**about, "input": name, **{key: value[b] for key, value in column.items()}}
-            for name, column in columns.items()
-        ]
-    return rows
-
-
-def typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def table_of(case: Case, columns: Mapping[str, Columns]) -> pd.DataFrame:
+    """A row per image and input, COLUMNS; columns: of each input."""
+    labels, decisions = case.batch.labels.tolist(), case.decision.tolist()
+    by_image: Columns = {
+        "image": list(case.batch.names),
+        "target": case.classes.tolist(),
+        "label": labels,
+        "decision": decisions,
+        "margin": case.margin.tolist(),
+        "correct": [None if label < 0 else label == k for label, k in zip(labels, decisions, strict=True)],
+    }
+    rows = {name: [value for value in values for _ in columns] for name, values in by_image.items()}
+    rows["input"] = list(columns) * len(labels)
+    for name in next(iter(columns.values())):
+        of_image = zip(*(column[name] for column in columns.values()), strict=True)
+        rows[name] = [value for values in of_image for value in values]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"correct": "boolean"})

@@ -1,4 +1,5 @@
-"""Fig. 7: misclassified images layer by layer, what is left of them at each layer and of that what counts for the decided class and for its rival."""
+"""Fig. 7: misclassified images layer by layer: what is left of them, and of that what counts for the decided class and
+for its rival."""
 
 import textwrap
 from collections.abc import Mapping
@@ -16,19 +17,28 @@ from pipeline.figures import style
 SWEEP = "fig7"
 CASES, LAYERS = 3, 8  # drawn at most
 COLUMNS = [
-    "image", "label", "label_name", "decision", "decision_name", "probability_decision", "rival", "rival_name", "probability_rival",
-    "layer", "name", "start", "side", "target", "class_name", "probability", "alignment", "colour", "similarity",
+    "image", "label", "label_name", "decision", "decision_name", "probability_decision", "rival", "rival_name",
+    "probability_rival", "layer", "name", "start", "side", "target", "class_name", "probability", "alignment", "colour",
+    "similarity",
 ]  # fmt: skip
+TEXT = """
+{profile}{state}, data {data}, n = {count} images kept, one of each pair of label and decision drawn. First rows: the
+activation A_l seeded at layer l, GBP below. Second and third: only those units of A_l that {rules} credits with the
+class (r_l > 0), GBP below; at the end the rule's own map, from the output. Below each map: its alignment with the image
+/ that of the colours alone (mean over channels subtracted); third rows: cosine with the map above. Every map is scaled
+over all its channels from its 0.5 % to its 99.5 % quantile.
+"""
 TILE, GAP, HEAD, FOOT = 0.645, 0.06, 0.33, 0.13  # inches: a picture, between two, above a case, below each picture
 
 
 def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """A row per picture (COLUMNS; sweep, index, key of its map): of each pair of label and decision the most confident image, the most
-    confident pairs first, at evenly spaced layers. Raises UserError if no image was chosen."""
+    """A row per picture (COLUMNS; sweep, index, key of its map): of each pair of label and decision the most confident
+    image, the most confident pairs first, at evenly spaced layers. Raises UserError if no image was chosen."""
     table = tables[SWEEP].reset_index(names="index").assign(sweep=SWEEP, key="map")
     if table.empty:
         raise UserError(
-            "none of the images is such a failure; set failure.errors=false to draw images that are classified right, or take other data"
+            "none of the images is such a failure; "
+            "set failure.errors=false to draw images that are classified right, or take other data"
         )
     images = table.drop_duplicates("image").sort_values("probability_decision", ascending=False, kind="stable")
     images = images[(images["label"] < 0) | ~images.duplicated(["label", "decision"])]
@@ -45,15 +55,13 @@ def some_layers(table: pd.DataFrame) -> list[int]:
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     table = tables[SWEEP]
-    row, rules = table.iloc[0], " or ".join(style.rule_look(rule).label for rule in table["rule"].unique())
-    state = f"{row['model']}, weights {row['weights']}" + (
-        f" seed {row['seed']}" if row["weights"] not in ("pretrained", "checkpoint") else ""
-    )
-    return (
-        f"{f'Profile {profile}: ' if profile else ''}{state}, data {row['data']}, n = {table['image'].nunique()} images kept, one of each pair of label and decision drawn. First rows: the activation A_l seeded "
-        f"at layer l, GBP below. Second and third: only those units of A_l that {rules} credits with the class (r_l > 0), GBP below; at the end the rule's own map, from the output. "
-        "Below each map: its alignment with the image / that of the colours alone (mean over channels subtracted); third rows: cosine with the map above. "
-        "Every map is scaled over all its channels from its 0.5 % to its 99.5 % quantile."
+    return style.words(
+        TEXT,
+        profile=f"Profile {profile}: " if profile else "",
+        state=style.state_text(table),
+        data=table["data"].iloc[0],
+        count=table["image"].nunique(),
+        rules=" or ".join(look.label for look in style.looks(table["rule"]).values()),
     )
 
 
@@ -77,9 +85,8 @@ def draw_case(figure: Figure, case: pd.DataFrame, maps: Mapping[str, list], top:
     for _, row in case.iterrows():
         line = lines[row["side"]]
         column = {"image": 0, "rule": last}.get(row["start"], columns.get(row["layer"]))
-        above = (
-            row["name"] if row["start"] == "activation" else "output" if row["start"] == "rule" and line == 1 else ""
-        )
+        ends = row["start"] == "rule" and line == 1
+        above = row["name"] if row["start"] == "activation" else "output" if ends else ""
         draw_picture(figure, pictures.tile_of(row, maps, above, below(row)), column, line, top)
     for side in ("target", "rival"):
         row = case[case["side"] == side].iloc[0]
@@ -89,16 +96,9 @@ def draw_case(figure: Figure, case: pd.DataFrame, maps: Mapping[str, list], top:
             f"p = {row['probability']:.3f}",
         ]
         left, bottom = corner(0, lines[side], top)
-        put(figure, left + TILE - 0.03, bottom + TILE / 2, "\n".join(words), size=6, ha="right", va="center")
-    rule = case["rule"].iloc[0]
-    put(
-        figure,
-        0.06,
-        top - 0.11,
-        headline(case.iloc[0]) + (f"; {style.rule_look(rule).label}" if name_rule else ""),
-        size=8,
-        weight="bold",
-    )
+        put(figure, left + TILE - 0.03, bottom + TILE / 2, "\n".join(words), size=6, ha="right")
+    rule = f"; {style.rule_look(case['rule'].iloc[0]).label}" if name_rule else ""
+    put(figure, 0.06, top - 0.11, headline(case.iloc[0]) + rule, size=8, weight="bold")
 
 
 def below(row: pd.Series) -> str:
@@ -122,18 +122,9 @@ def corner(column: int, line: int, top: float) -> tuple[float, float]:
     return 0.06 + column * (TILE + GAP), top - HEAD - line * (TILE + FOOT) - TILE
 
 
-def put(
-    figure: Figure,
-    x: float,
-    y: float,
-    text: str,
-    size: float,
-    ha: str = "left",
-    va: str = "center",
-    weight: str = "normal",
-) -> None:
+def put(figure: Figure, x: float, y: float, text: str, size: float, ha: str = "left", weight: str = "normal") -> None:
     width, height = figure.get_size_inches()
-    figure.text(x / width, y / height, text, fontsize=size, ha=ha, va=va, weight=weight, linespacing=1.1)
+    figure.text(x / width, y / height, text, fontsize=size, ha=ha, va="center", weight=weight, linespacing=1.1)
 
 
 def headline(row: pd.Series) -> str:

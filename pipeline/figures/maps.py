@@ -23,9 +23,9 @@ def rows(cells: Sequence[tuple[Any, dict[str, dict[str, Tensor]]]], file: str, k
 
 
 def image_like(r: Tensor) -> np.ndarray:
-    """A map (C, H, W), C = 3 or 1, as an RGB picture (H, W, 3) in [0, 1]: linear over all channels of this one map, its 0.5 % quantile at 0
-    and its 99.5 % quantile at 1, clipped (from min to max, as the paper has it, one outlier greys the rest). A constant map is grey.
-    """
+    """A map (C, H, W), C = 3 or 1, as an RGB picture (H, W, 3) in [0, 1]: linear over all channels of this one map, its
+    0.5 % quantile at 0 and its 99.5 % quantile at 1, clipped (from min to max, as the paper has it, one outlier greys
+    the rest). A constant map is grey."""
     values = array(r)
     low, high = np.percentile(values, TAILS)
     scaled = np.clip((values - low) / (high - low), 0, 1) if high > low else np.full(values.shape, 0.5)
@@ -38,7 +38,7 @@ def signed(r: Tensor) -> np.ndarray:
 
 
 def limit(maps: Iterable[np.ndarray]) -> float:
-    """One symmetric scale for all signed maps of a row: the 99.5 % quantile of their absolute values; 1 if they are 0."""
+    """One symmetric scale for all signed maps of a row: the 99.5 % quantile of absolute values; 1 if they are 0."""
     values = np.concatenate([np.abs(m).ravel() for m in maps])
     return float(np.percentile(values, TAILS[1])) or float(values.max()) or 1.0
 
@@ -54,14 +54,8 @@ def show(ax: Axes, picture: np.ndarray, scale: float | None = None, pixels: int 
     It is embedded with `pixels` on its larger side at most and in 256 colours, so that a page of pictures stays small.
     """
     if picture.ndim == 2:
-        image = Image.fromarray(np.asarray(picture, dtype=np.float32))
-        drawn = ax.imshow(
-            np.asarray(shrunk(image, pixels)),
-            cmap=SIGNED,
-            vmin=-(scale or limit([picture])),
-            vmax=scale or limit([picture]),
-            interpolation="none",
-        )
+        image, end = Image.fromarray(np.asarray(picture, dtype=np.float32)), scale or limit([picture])
+        drawn = ax.imshow(np.asarray(shrunk(image, pixels)), cmap=SIGNED, vmin=-end, vmax=end, interpolation="none")
     else:
         image = shrunk(Image.fromarray((np.asarray(picture) * 255).round().astype(np.uint8)), pixels)
         drawn = ax.imshow(image.quantize(256, dither=Image.Dither.NONE).convert("RGB"), interpolation="none")
@@ -73,15 +67,14 @@ def show(ax: Axes, picture: np.ndarray, scale: float | None = None, pixels: int 
 
 def shrunk(image: Image.Image, pixels: int) -> Image.Image:
     ratio = pixels / max(image.size)
-    return (
-        image
-        if ratio >= 1
-        else image.resize([max(1, round(side * ratio)) for side in image.size], Image.Resampling.LANCZOS)
-    )
+    if ratio >= 1:
+        return image
+    return image.resize([max(1, round(side * ratio)) for side in image.size], Image.Resampling.LANCZOS)
 
 
-def with_bottom(table: Any) -> pd.DataFrame:  # (Any: pandas types every selection as a frame, a series or a scalar)
-    """The rows of a table of experiment=attribute whose rule has a bottom process, with the place of each one's map among those of key with_bottom."""
+def with_bottom(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table of experiment=attribute whose rule has a bottom process; index: the place of each one's map
+    among those of key with_bottom."""
     if "alignment_bottom" not in table:
         return table.iloc[:0].assign(index=[])
     has = table.groupby("rule")["alignment_bottom"].transform("count") > 0
@@ -103,8 +96,8 @@ def tile_of(
     above: str = "",
     below: str | None = None,
 ) -> Tile:
-    """The picture of a row of numbers (columns sweep, index, key, alignment): of image-like maps, or signed where key is with_bottom,
-    which is divided by its own limit so that a row of rules shares the scale from -1 to 1."""
+    """The picture of a row of numbers (columns sweep, index, key, alignment): of image-like maps, or signed where key
+    is with_bottom, which is divided by its own limit so that a row of rules shares the scale from -1 to 1."""
     file = "inputs" if row["key"] == "x" else "maps"
     r = rows(maps[row["sweep"]], file, row["key"])[int(row["index"])]
     text = below if below is not None else f"{row['alignment']:.2f}"
@@ -123,10 +116,8 @@ def draw_tiles(
 ) -> None:
     """Lines of tiles in the part (left, bottom, right, top) of the figure, with a label at the left of each line."""
     columns = max(len(line) for line in lines)
-    left, bottom, right, top = place
-    grid = figure.add_gridspec(
-        len(lines), columns, left=left, bottom=bottom, right=right, top=top, wspace=0.06, hspace=0.3
-    )
+    sides = dict(zip(("left", "bottom", "right", "top"), place, strict=True))
+    grid = figure.add_gridspec(len(lines), columns, **sides, wspace=0.06, hspace=0.3)
     for y, line in enumerate(lines):
         start = next(x for x, tile in enumerate(line) if tile.picture is not None)
         for x, tile in enumerate(line):

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 
 from pipeline.figures import style
@@ -38,13 +38,15 @@ def groups(table: pd.DataFrame, measure: str) -> dict[str, np.ndarray]:
 
 
 def distribution(panel: str, series: str, table: pd.DataFrame, measure: str) -> list[list]:
-    """One input's densities, each of area 1 and Silverman's width, or the values themselves where they are few; how many peaks there are."""
+    """One input's densities, each of area 1 and Silverman's width, or the values themselves where they are few; how
+    many peaks there are. Nothing of an empty table."""
+    if table.empty:
+        return []
     labels = [panel, series, table["input"].iloc[0], measure]
     rows: list[list] = []
     for group, values in groups(table, measure).items():
-        rows += curve([*labels, group], values) or [
-            [*labels, f"{group} image", x, NAN, NAN, NAN, len(values)] for x in values
-        ]
+        single = [[*labels, f"{group} image", x, NAN, NAN, NAN, len(values)] for x in values]
+        rows += curve([*labels, group], values) or single
     return rows + peaks(labels, table[measure].dropna().to_numpy())
 
 
@@ -57,8 +59,8 @@ def curve(labels: Sequence[str], values: np.ndarray) -> list[list]:
 
 
 def peaks(labels: Sequence[str], values: np.ndarray) -> list[list]:
-    """Places of the two peaks and the valley between (or of the highest peak, where V says that there are not two), V with a bootstrap
-    interval, and the p of the dip test; all images together."""
+    """Places of the two peaks and the valley between (or of the highest peak, where V says that there are not two), V
+    with a bootstrap interval, and the p of the dip test; all images together."""
     if len(values) < LEAST:
         return []
     found, n = valley(values), len(values)
@@ -74,48 +76,35 @@ def peaks(labels: Sequence[str], values: np.ndarray) -> list[list]:
 def aurocs(
     panel: str, series: str, table: pd.DataFrame, measure: str, intervals: bool = True, more: bool = False
 ) -> list[list]:
-    """What S tells of "classified correctly", by input, with 95 % bootstrap intervals over images. more: also over pairs of images alike in margin,
-    and how far the first input's AUROC is above each other's, paired: over the images where both are there."""
+    """What S tells of "classified correctly", by input, with 95 % bootstrap intervals over images. more: also over
+    pairs of images alike in margin, and how far the first input's AUROC is above each other's, paired: over the images where
+    both are there."""
     inputs = list(table["input"].unique())
     about = table[table["correct"].notna()].drop_duplicates("image").set_index("image")
     right, margin = about["correct"].astype(bool).to_numpy(), about["margin"].to_numpy()
-    scores = (
-        table.pivot(index="image", columns="input", values=measure).loc[about.index, inputs].to_numpy(dtype=float).T
-    )
+    wide = table.pivot(index="image", columns="input", values=measure).loc[about.index, inputs]
+    scores = wide.to_numpy(dtype=float).T
     there = ~np.isnan(scores)
     if any(min((right & t).sum(), (~right & t).sum()) < LEAST for t in there):
         return []
 
-    def row(
-        name: str, what: str, stratum: np.ndarray | None, score: np.ndarray, less: np.ndarray | None = None
-    ) -> list:
+    def row(name: str, what: str, score: np.ndarray, stratum: np.ndarray | None = None, less: Any = None) -> list:
         both = score[None] if less is None else np.where(np.isnan(score) | np.isnan(less), NAN, [score, less])
         value = [weighted_aurocs(one, right, np.ones((1, len(right))), stratum)[0] for one in both]
         drawn = resampled_aurocs(both, right, stratum, DRAWS) if intervals else np.full((1, len(both)), NAN)
         if less is not None:
             value, drawn = [value[0] - value[1]], drawn[:, :1] - drawn[:, 1:]
-        return [
-            panel,
-            series,
-            name,
-            measure,
-            what,
-            NAN,
-            float(value[0]),
-            *percentile_interval(drawn[:, 0]),
-            int((~np.isnan(both[0])).sum()),
-        ]
+        n = int((~np.isnan(both[0])).sum())
+        return [panel, series, name, measure, what, NAN, float(value[0]), *percentile_interval(drawn[:, 0]), n]
 
-    rows = [row(name, "auroc", None, score) for name, score in zip(inputs, scores, strict=True)]
+    rows = [row(name, "auroc", score) for name, score in zip(inputs, scores, strict=True)]
     if more:
         for name, score, t in zip(inputs, scores, there, strict=True):
             stratum = np.zeros(len(score), dtype=int)
             stratum[t] = bins_of(margin[t])
-            rows.append(row(name, "auroc within margin", stratum, score))
-        rows += [
-            row(name, "first - this", None, scores[0], score)
-            for name, score in zip(inputs[1:], scores[1:], strict=True)
-        ]
+            rows.append(row(name, "auroc within margin", score, stratum))
+        others = zip(inputs[1:], scores[1:], strict=True)
+        rows += [row(name, "first - this", scores[0], less=score) for name, score in others]
     return rows
 
 
@@ -133,15 +122,16 @@ def network_text(table: pd.DataFrame, brief: bool = False) -> str:
     row, images = table.iloc[0], table.drop_duplicates("image")
     known = images["correct"].notna()
     right = f"{images.loc[known, 'correct'].mean() * 100:.2f} % right" if known.any() else "labels unknown"
-    weights = next(
-        (str(row[k]) for k in ("weights.training", "weights.path", "weights.enum") if isinstance(row.get(k), str)), ""
-    )
+    named = ("weights.training", "weights.path", "weights.enum")
+    weights = next((str(row[k]) for k in named if isinstance(row.get(k), str)), "")
     width = row.get("model.width", NAN)
     wide = f"width {width:.0f}" if np.isfinite(width) else ""
     if brief:
         seeds = re.findall(r"train\.seed=\d+", weights)
         return f"{' '.join([wide, *(seeds[-1:] or [weights])]).strip()} ({right})"
-    return f"{row['model']} {wide}{', ' if wide else ''}{row['weights']} ({weights}), on {len(images):,} images of {row['data']}, {right}"
+    state = f"{row['weights']} ({weights})" if weights else f"{row['weights']}{style.seeds_text(table, ', ')}"
+    shown = f"{len(images):,} images of {row['data']}"
+    return f"{row['model']} {wide}{', ' if wide else ''}{state}, on {shown}, {right}"
 
 
 def beyond_text(table: pd.DataFrame, measures: Sequence[str] = MEASURES) -> str:
@@ -160,59 +150,38 @@ def missing_text(table: pd.DataFrame) -> str:
 
 
 def draw_distribution(ax: Axes, part: pd.DataFrame) -> None:
-    """Densities of right and wrong, or marks for single images; triangles at the two peaks; AUROC, V and the dip test in words."""
+    """Densities of right and wrong, or marks for single images; triangles at the two peaks; AUROC, V and the dip test
+    in words."""
     for i, (group, look) in enumerate(style.OUTCOMES.items()):
-        colour, line = look.colour, look.line
         points = part[part["what"] == group]
         if len(points):
-            sns.lineplot(data=points, x="x", y="y", ax=ax, color=colour, linestyle=line, errorbar=None, legend=False)
-            ax.fill_between(points["x"], 0, points["y"], color=colour, alpha=0.12, linewidth=0)
-        single = part[part["what"] == f"{group} image"]
-        ax.plot(
-            single["x"],
-            np.full(len(single), 0.15 + 0.2 * i),
-            "|",
-            color=colour,
-            markersize=7,
-            transform=ax.get_xaxis_transform(),
-        )
+            style.curve(ax, points["x"], points, look)
+            ax.fill_between(points["x"], 0, points["y"], color=look.colour, alpha=0.12, linewidth=0)
+        x = part.loc[part["what"] == f"{group} image", "x"]
+        low, marks = np.full(len(x), 0.15 + 0.2 * i), ax.get_xaxis_transform()
+        ax.plot(x, low, "|", color=look.colour, markersize=7, transform=marks)
     found = part.set_index("what")
     for peak in ("left peak", "right peak", "peak"):
         if peak in found.index and np.isfinite(place := found.at[peak, "x"]):
             ax.plot([place], [0.0], marker=6, markersize=5, color="#000000", clip_on=False, zorder=5)
-            ax.annotate(
-                short(place),
-                (place, 0),
-                (0, 4),
-                textcoords="offset points",
-                ha="center",
-                va="bottom",
-                fontsize=5.8,
-                zorder=5,
-            )
+            text = {"textcoords": "offset points", "ha": "center", "va": "bottom", "fontsize": 5.8, "zorder": 5}
+            ax.annotate(short(place), (place, 0), (0, 4), **text)
     said = [f"AUROC {interval_text(found.loc['auroc'])}"] if "auroc" in found.index else []
     if "V" in found.index:
         p = found.at["dip p", "y"]
-        said += [
-            f"V {interval_text(found.loc['V'])}",
-            f"dip p {'< .001' if p < 0.001 else f'{p:.3f}'.replace('0.', '.', 1)}",
-        ]
-    count = {
-        group: part.loc[part["what"].isin([group, f"{group} image"]), "n"].max() for group in style.OUTCOMES
-    }  # NaN: no such image
-    counted = [f"{0 if np.isnan(n) else n:.0f} {group}" for group, n in count.items()]
-    ax.text(
-        0,
-        1.015,
-        "   ".join(said or counted),
-        transform=ax.transAxes,
-        va="bottom",
-        ha="left",
-        fontsize=5.8,
-        color="#333333",
-    )
+        exact = f"{p:.3f}".replace("0.", ".", 1)
+        said += [f"V {interval_text(found.loc['V'])}", f"dip p {'< .001' if p < 0.001 else exact}"]
+    counted = []
+    for group in style.OUTCOMES:
+        n = part.loc[part["what"].isin([group, f"{group} image"]), "n"].max()
+        counted.append(f"{0 if np.isnan(n) else n:.0f} {group}")
+    note(ax, 0, 1.015, "   ".join(said or counted), transform=ax.transAxes, va="bottom")
     ax.axvline(0, color="#888888", linewidth=0.5, zorder=0)
     ax.set(xlabel="", ylabel="", yticks=[])
+
+
+def note(ax: Axes, x: float, y: float, text: str, **more: Any) -> None:
+    ax.text(x, y, text, **{"va": "center", "fontsize": 5.8, "color": "#333333", **more})
 
 
 def short(value: float) -> str:
@@ -226,9 +195,8 @@ def interval_text(row: pd.Series) -> str:
 def sides(numbers: pd.DataFrame) -> tuple[float, float]:
     """Where the densities end to the left, on [-3, 1]: where all of them are below a hundredth of their peak."""
     dense = numbers[numbers["what"].isin(style.OUTCOMES)]
-    tall = dense[
-        dense["y"] > 0.01 * dense.groupby(["panel", "series", "input", "measure", "what"])["y"].transform("max")
-    ]
+    curves = dense.groupby(["panel", "series", "input", "measure", "what"])["y"]
+    tall = dense[dense["y"] > 0.01 * curves.transform("max")]
     single = numbers.loc[numbers["what"].isin([f"{group} image" for group in style.OUTCOMES]), "x"]
     low = min(tall["x"].min() if len(tall) else 0.0, single.min() if len(single) else 0.0, -0.5)
     return max(LOW, low - 0.05), 1.03

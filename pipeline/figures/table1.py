@@ -1,6 +1,7 @@
-"""Table I: each method's filter and bottom process, its map with the bottom process, and its maps without under random and trained weights.
+"""Table I: each method's filter and bottom process, its map with the bottom process, and its maps without under random
+and trained weights.
 
-The paper does not say from which layer the Activation column starts: here it is layer L / 3, and strips show the other layers.
+The paper does not say from which layer the Activation column starts: here it is layer L / 3, and strips show others.
 """
 
 from collections.abc import Mapping
@@ -10,124 +11,138 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from pipeline.errors import UserError
 from pipeline.figures import maps as pictures
 from pipeline.figures import style
 
-RULES = ("grad", "gbp", "rectgrad", "lrp", "dtd", "activation")
-FILTERS = {  # F_l(W_l M_l)
-    "grad": r"$W_l M_l$", "gbp": r"$W_l M_l\,\mathrm{diag}(\mathbf{1}_{r_l>0})$", "rectgrad": r"$W_l\,\mathrm{diag}(\mathbf{1}_{A_l\odot r_l>\tau})$",
-    "lrp": r"$\gamma\, W_l^+ M_l$", "dtd": r"$\gamma\, W_l^+ M_l$", "activation": r"$r_l = A_l$",
-}  # fmt: skip
+FILTERS = {  # F_l(W_l M_l) of the methods of the paper's table
+    "grad": r"$W_l M_l$",
+    "gbp": r"$W_l M_l\,\mathrm{diag}(\mathbf{1}_{r_l>0})$",
+    "rectgrad": r"$W_l\,\mathrm{diag}(\mathbf{1}_{A_l\odot r_l>\tau})$",
+    "lrp": r"$\gamma\, W_l^+ M_l$",
+    "dtd": r"$\gamma\, W_l^+ M_l$",
+    "activation": r"$r_l = A_l$",
+}
 BOTTOMS = {
-    "grad": r"$x\odot r_0$", "gbp": r"$r_0$", "rectgrad": r"$\sigma(x\odot r_0)$", "lrp": r"$x\odot r_0$ ($z_{ij}^+$ by sign)",
-    "dtd": r"$z^{\mathcal{B}}$ in layer 1", "activation": r"$r_0$",
-}  # fmt: skip
+    "grad": r"$x\odot r_0$",
+    "gbp": r"$r_0$",
+    "rectgrad": r"$\sigma(x\odot r_0)$",
+    "lrp": r"$x\odot r_0$ ($z_{ij}^+$ by sign)",
+    "dtd": r"$z^{\mathcal{B}}$ in layer 1",
+    "activation": r"$r_0$",
+}
 LINES = {  # label, sweep, key
     "R, trained": ("trained", "with_bottom"),
     "random W/O B": ("random", "without_bottom"),
     "trained W/O B": ("trained", "without_bottom"),
 }
+COLUMNS = [
+    "line", "image", "rule", "name", "layer", "model", "class_name", "label_name", "probability", "alignment", "sweep",
+    "key", "index",
+]  # fmt: skip
+LEAST = 7  # columns of the page
 STRIP = 7  # layers of the strips
 SHOWN = 2  # images
+TEXT = """
+Profile {profile}: random is {random} with {weights} weights{seed}, trained is {trained} ({state}); images of {data},
+explained class: {explained}. Below each map its alignment with the image. R: with the bottom process, summed over
+channels, centred at 0, each map divided by its 99.5 % quantile. W/O B: without bottom process, all channels from the
+0.5 % to the 99.5 % quantile.{activation}
+"""
+ACTIVATION = " Activation: A at layer L/3 (named above), GBP below; strips: from other layers, for the first image."
 
 
 def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """A row per picture: line (R, random W/O B, trained W/O B, or strip), sweep, index and key of the map, image, rule, name of the layer
-    where it starts, class_name, probability, alignment."""
+    """A row per picture: line (R, random W/O B, trained W/O B, or strip), sweep, index and key of the map, image, rule,
+    name of the layer where it starts, class_name, probability, alignment. Raises UserError if no image is in both."""
+    trained = set(tables["trained"]["image"])
+    shared = [image for image in tables["random"]["image"].unique() if image in trained][:SHOWN]
+    if not shared:
+        raise UserError("the random and the trained network of table1 share no image; give both the same data=")
     rows = []
-    shared = [image for image in tables["random"]["image"].unique() if image in set(tables["trained"]["image"])][:SHOWN]
     for line, (sweep, key) in LINES.items():
-        table = (
-            pictures.with_bottom(tables[sweep]) if key == "with_bottom" else tables[sweep].reset_index(names="index")
-        )
-        for rule in RULES:
+        table = tables[sweep].reset_index(names="index")
+        table = pictures.with_bottom(tables[sweep]) if key == "with_bottom" else table
+        for rule in style.ordered(table["rule"]):
             part = table[table["rule"] == rule]
-            if rule == "activation" and len(part):
+            if rule == "activation":
                 layers = np.sort(part["layer"].unique())
                 part = part[part["layer"] == layers[np.searchsorted(layers, -(-(layers[-1] + 1) // 3))]]
             rows.append(part[part["image"].isin(shared)].assign(line=line, sweep=sweep, key=key))
     for sweep in ("random", "trained"):
         table = tables[sweep].reset_index(names="index")
         part = table[(table["rule"] == "activation") & (table["image"] == shared[0])].sort_values("layer")
-        chosen = np.unique(np.linspace(0, len(part) - 1, STRIP).round().astype(int))
-        rows.append(part.iloc[chosen].assign(line=f"strip {sweep}", sweep=sweep, key="without_bottom"))
+        if len(part):
+            chosen = np.unique(np.linspace(0, len(part) - 1, STRIP).round().astype(int))
+            rows.append(part.iloc[chosen].assign(line=f"strip {sweep}", sweep=sweep, key="without_bottom"))
     found = pd.concat(rows, ignore_index=True)
-    found.loc[found["key"] == "with_bottom", "alignment"] = found["alignment_bottom"]
-    return found[
-        [
-            "line",
-            "image",
-            "rule",
-            "name",
-            "layer",
-            "model",
-            "class_name",
-            "label_name",
-            "probability",
-            "alignment",
-            "sweep",
-            "key",
-            "index",
-        ]
-    ]
+    if (ends := found["key"] == "with_bottom").any():
+        found.loc[ends, "alignment"] = found["alignment_bottom"]
+    return found[COLUMNS]
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
-    random, trained = tables["random"].iloc[0], tables["trained"].iloc[0]
-    return (
-        f"Profile {profile}: random is {random['model']} with {random['weights']} weights (seed {random['seed']}), trained is {trained['model']} ({trained['weights']}); images of "
-        f"{trained['data']}, explained class: {trained['explained']}. Below each map its alignment with the image. R: with the bottom process, summed over channels, centred at 0, "
-        "each map divided by its 99.5 % quantile. W/O B: without bottom process, all channels from the 0.5 % to the 99.5 % quantile. Activation: A at layer L/3 (named above), "
-        "GBP below; strips: from other layers, for the first image."
+    random, trained = tables["random"], tables["trained"]
+    return style.words(
+        TEXT,
+        profile=profile,
+        random=random["model"].iloc[0],
+        weights=style.weights_text(random),
+        seed=style.seeds_text(random, ", "),
+        trained=trained["model"].iloc[0],
+        state=style.weights_text(trained) + style.seeds_text(trained, ", "),
+        data=trained["data"].iloc[0],
+        explained=trained["explained"].iloc[0],
+        activation=ACTIVATION if "activation" in set(trained["rule"]) else "",
     )
 
 
 def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
-    images = list(numbers["image"].unique())
-    lines, labels = [], []
+    series = style.looks(numbers["rule"])
+    columns = max(LEAST, 1 + len(series))
+    images, empty = list(numbers["image"].unique()), pictures.Tile(None)
     inputs = dict(zip(images, pictures.rows(maps["trained"], "inputs", "x"), strict=False))
+    lines, labels = [], []
     for image in images:
         part = numbers[numbers["image"] == image]
         named = part[part["sweep"] == "trained"].iloc[0]
+        decided = f"{named['class_name']} {named['probability']:.0%}"
         for line in LINES:
-            tiles = [
-                pictures.Tile(
-                    pictures.image_like(inputs[image]), "", f"{named['class_name']} {named['probability']:.0%}"
-                )
-                if line == "R, trained"
-                else pictures.Tile(None)
-            ]
-            for rule in RULES:
+            tiles = [pictures.Tile(pictures.image_like(inputs[image]), "", decided) if line == "R, trained" else empty]
+            for rule in series:
                 found = part[(part["line"] == line) & (part["rule"] == rule)]
                 above = found["name"].iloc[0] if len(found) and rule == "activation" else ""
-                tiles.append(pictures.tile_of(found.iloc[0], maps, above) if len(found) else pictures.Tile(None))
-            lines.append(tiles)
+                tiles.append(pictures.tile_of(found.iloc[0], maps, above) if len(found) else empty)
+            lines.append(tiles + [empty] * (columns - len(tiles)))
             labels.append(line)
     height = 9.0 if len(images) > 1 else 5.6
     share = len(lines) / (len(lines) + 2.25)
     figure = plt.figure(figsize=(style.DOUBLE, height))
     bottom, top = 0.62 / height, 1 - 0.52 / height
     split = top - (top - bottom) * share
-    header(figure, 0.035, 0.995, 1 - 0.02 / height, height)
+    header(figure, series, (0.995 - 0.035) / columns, 1 - 0.02 / height, height)
     pictures.draw_tiles(figure, lines, (0.035, split + 0.22 / height, 0.995, top), labels)
-    strips = [
-        [pictures.tile_of(row, maps, row["name"]) for _, row in numbers[numbers["line"] == f"strip {sweep}"].iterrows()]
+    strips = {
+        sweep: [pictures.tile_of(row, maps, row["name"]) for _, row in part.iterrows()]
         for sweep in ("random", "trained")
-    ]
-    pictures.draw_tiles(figure, strips, (0.035, bottom, 0.995, split - 0.24 / height), ["random", "trained"])
-    figure.text(0.035, split - 0.03 / height, "Activation from each layer, GBP below it", fontsize=7, va="top")
+        if len(part := numbers[numbers["line"] == f"strip {sweep}"])
+    }
+    if strips:
+        place = (0.035, bottom, 0.995, split - 0.24 / height)
+        pictures.draw_tiles(figure, list(strips.values()), place, list(strips))
+        figure.text(0.035, split - 0.03 / height, "Activation from each layer, GBP below it", fontsize=7, va="top")
     style.caption(figure, text, y=0.05 / height)
     return figure
 
 
-def header(figure: Figure, left: float, right: float, top: float, height: float) -> None:
-    """Names, filters and bottom processes above the columns."""
-    width = (right - left) / 7
-    figure.text(left + width - 0.012, top - 0.18 / height, r"$F_l(W_lM_l)$", fontsize=5.6, ha="right", va="top")
-    figure.text(left + width - 0.012, top - 0.34 / height, "bottom", fontsize=5.6, ha="right", va="top")
-    for i, rule in enumerate(RULES, start=1):
-        x = left + (i + 0.5) * width
-        look = style.rule_look(rule)
+def header(figure: Figure, series: Mapping[str, style.Look], width: float, top: float, height: float) -> None:
+    """Names, filters and bottom processes above the columns, of which one is `width` wide."""
+    second, third = top - 0.17 / height, top - 0.34 / height
+    end = 0.035 + width - 0.012
+    figure.text(end, top - 0.18 / height, r"$F_l(W_lM_l)$", fontsize=5.6, ha="right", va="top")
+    figure.text(end, third, "bottom", fontsize=5.6, ha="right", va="top")
+    for i, (rule, look) in enumerate(series.items(), start=1):
+        x = 0.035 + (i + 0.5) * width
         figure.text(x, top, look.label, fontsize=7.5, ha="center", va="top", color=look.colour)
-        figure.text(x, top - 0.17 / height, FILTERS[rule], fontsize=5.6, ha="center", va="top")
-        figure.text(x, top - 0.34 / height, BOTTOMS[rule], fontsize=5.6, ha="center", va="top")
+        figure.text(x, second, FILTERS.get(rule, ""), fontsize=5.6, ha="center", va="top")
+        figure.text(x, third, BOTTOMS.get(rule, ""), fontsize=5.6, ha="center", va="top")

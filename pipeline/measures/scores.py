@@ -1,111 +1,77 @@
-"""How well a score tells right from wrong, and how many peaks it has: AUROC, DeLong's interval, valley between peaks, dip test.
+"""How well a score tells right from wrong, and how many peaks it has: AUROC, bootstrap, valley between peaks, dip test.
 
 Scores are NaN where missing; they are left out here, and counted by whoever shows the number.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import NormalDist
+from functools import lru_cache
 from typing import cast
 
 import numpy as np
+from scipy.stats import rankdata
 
 NAN = float("nan")
+AT_ONCE = 50  # weightings that weighted_aurocs takes at a time: of 10,000 images they fit the cache
 
 
-# ---- AUROC ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Auroc:
-    """value: P(score of a positive > of a negative) + half of the ties; variance: DeLong's; positives, negatives: how many."""
-
-    value: float
-    variance: float
-    positives: int
-    negatives: int
-
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        half = NormalDist().inv_cdf((1 + level) / 2) * self.variance**0.5
-        return max(0.0, self.value - half), min(1.0, self.value + half)
-
-
-def midranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, ties share their mean rank."""
-    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[group]
-
-
-def auroc(score: np.ndarray, positive: np.ndarray) -> Auroc:
-    """AUROC of `score` for `positive` (bool), both (n,), with the variance of DeLong et al. (1988), in O(n log n) as Sun and Xu (2014).
-
-    value is NaN without both classes, variance without two of each.
-    """
-    positive = np.asarray(positive, dtype=bool)[present := ~np.isnan(score := np.asarray(score, dtype=float))]
-    score = score[present]
-    m, n = int(positive.sum()), int((~positive).sum())
-    if m == 0 or n == 0:
-        return Auroc(NAN, NAN, m, n)
-    ranks = midranks(score)
-    above = (ranks[positive] - midranks(score[positive])) / n  # share of negatives below each positive
-    below = 1 - (ranks[~positive] - midranks(score[~positive])) / m  # share of positives above each negative
-    variance = above.var(ddof=1) / m + below.var(ddof=1) / n if min(m, n) > 1 else NAN
-    return Auroc(float(above.mean()), float(variance), m, n)
+# ---- AUROC -----------------------------------------------------------------------------------------------------------
 
 
 def bins_of(given: np.ndarray, bins: int = 20) -> np.ndarray:
     """Which of `bins` equally full bins of `given` each value lies in; equal values stay together."""
-    return ((midranks(given) - 1) * bins // max(1, len(given))).astype(int)
-
-
-def auroc_within(score: np.ndarray, positive: np.ndarray, given: np.ndarray, bins: int = 20) -> float:
-    """AUROC over pairs that are alike in `given`: in the same one of `bins` equally full bins of it. What a score tells beyond `given`."""
-    score, positive, given = (
-        np.asarray(score, dtype=float),
-        np.asarray(positive, dtype=bool),
-        np.asarray(given, dtype=float),
-    )
-    present = ~(np.isnan(score) | np.isnan(given))
-    stratum = np.zeros(len(score), dtype=int)
-    stratum[present] = bins_of(given[present], bins)
-    return float(weighted_aurocs(score, positive, present[None].astype(float), stratum)[0])
+    return ((rankdata(given) - 1) * bins // max(1, len(given))).astype(int)
 
 
 def weighted_aurocs(
     score: np.ndarray, positive: np.ndarray, weights: np.ndarray, stratum: np.ndarray | None = None
 ) -> np.ndarray:
-    """AUROC where image i counts weights[d, i] times, (D,); score, positive (bool): (n,), weights: (D, n). With a stratum (n,) of each image,
-    over pairs within one stratum. NaN without such a pair."""
+    """AUROC where image i counts weights[d, i] times, (D,): the share of pairs of a positive and a negative where the
+    positive scores higher, ties half. score, positive (bool): (n,), weights: (D, n). With a stratum (n,) of each image,
+    over the pairs within one stratum. NaN without such a pair. Exact for whole weights, in any order of summation.
+    """
     stratum = np.zeros(len(score), dtype=int) if stratum is None else stratum
     order = np.lexsort((score, stratum))
     order = order[~np.isnan(score[order])]
-    if not len(order):
+    up, down = order[positive[order]], order[~positive[order]]
+    if not len(up) or not len(down):
         return np.full(len(weights), NAN)
-    score, stratum, positive, weights = score[order], stratum[order], positive[order], weights[:, order]
-    new_stratum = np.diff(stratum, prepend=stratum[0] - 1) != 0
-    ties = np.flatnonzero(new_stratum | (np.diff(score, prepend=np.nan) != 0))  # first of each run of equal scores
-    first = np.flatnonzero(new_stratum[ties])[np.cumsum(new_stratum[ties]) - 1]  # of each run's stratum
-    up, down = weights * positive, weights * ~positive
-    if len(ties) < len(score):
-        up, down = np.add.reduceat(up, ties, axis=1), np.add.reduceat(down, ties, axis=1)
-    lower = np.cumsum(down, axis=1) - down
-    ordered = up * (lower - lower[:, first] + down / 2)
-    strata = np.flatnonzero(new_stratum[ties])
-    pairs = np.add.reduceat(up, strata, axis=1) * np.add.reduceat(down, strata, axis=1)
-    with np.errstate(invalid="ignore"):
-        return ordered.sum(axis=1) / pairs.sum(axis=1)
+    rank = np.empty(len(score), dtype=int)  # equal for equal scores of one stratum
+    rank[order] = np.cumsum((np.diff(stratum[order], prepend=-1) != 0) | (np.diff(score[order], prepend=NAN) != 0))
+    below, upto = (np.searchsorted(rank[down], rank[up], side) for side in ("left", "right"))
+    strata, starts = np.unique(stratum[up], return_index=True)
+    first, stop = (np.searchsorted(stratum[down], strata, side) for side in ("left", "right"))
+    found = []
+    for at in range(0, len(weights), AT_ONCE):
+        some = weights[at : at + AT_ONCE]
+        lower = np.zeros((len(some), len(down) + 1))  # the weight of the first negatives
+        np.cumsum(some[:, down], axis=1, out=lower[:, 1:])
+        higher = some[:, up].astype(float)
+        each = np.add.reduceat(higher, starts, axis=1)
+        twice = lower[:, below] + lower[:, upto] if (below != upto).any() else 2 * lower[:, below]
+        ordered = np.einsum("dp,dp->d", higher, twice) / 2 - np.einsum("ds,ds->d", each, lower[:, first])
+        pairs = np.einsum("ds,ds->d", each, lower[:, stop] - lower[:, first])
+        with np.errstate(invalid="ignore"):
+            found.append(ordered / pairs)
+    return np.concatenate(found)
+
+
+@lru_cache(maxsize=1)
+def resamples(n: int, draws: int, seed: int) -> np.ndarray:
+    """How often each of n images is in each bootstrap sample, (draws, n). Kept: the scores of a figure share them."""
+    rng, counts = np.random.default_rng(seed), np.empty((draws, n), dtype=np.uint8)  # a count is about Poisson(1)
+    for at in range(0, draws, AT_ONCE):
+        counts[at : at + AT_ONCE] = rng.multinomial(n, np.full(n, 1 / n), size=min(AT_ONCE, draws - at))
+    return counts
 
 
 def resampled_aurocs(
     scores: np.ndarray, positive: np.ndarray, stratum: np.ndarray | None = None, draws: int = 2000, seed: int = 0
 ) -> np.ndarray:
-    """AUROC of each of k scores (k, n) when images are drawn again, (draws, k): the same images for all scores, so that their differences are paired."""
-    rng, n = np.random.default_rng(seed), len(positive)
-    found = []
-    for start in range(0, draws, 100):  # in chunks that fit the cache
-        weights = rng.multinomial(n, np.full(n, 1 / n), size=min(100, draws - start)).astype(float)
-        found.append(np.stack([weighted_aurocs(score, positive, weights, stratum) for score in scores], axis=1))
-    return np.concatenate(found)
+    """AUROC of each of k scores (k, n) when images are drawn again, (draws, k): the same images for all scores, so that
+    their differences are paired."""
+    weights = resamples(len(positive), draws, seed)
+    return np.stack([weighted_aurocs(score, positive, weights, stratum) for score in scores], axis=1)
 
 
 def percentile_interval(drawn: np.ndarray, level: float = 0.95) -> tuple[float, float]:
@@ -125,7 +91,7 @@ def bootstrap(
     return percentile_interval(np.array([statistic(*(column[chosen] for column in columns)) for chosen in rows]), level)
 
 
-# ---- peaks ----------------------------------------------------------------------------------------------------------
+# ---- peaks -----------------------------------------------------------------------------------------------------------
 
 LOW, HIGH, STEP = -3.0, 1.0, 1 / 256  # S <= 1; below -3 it is a tail
 LEAST_MASS = 0.05
@@ -133,7 +99,8 @@ LEAST_MASS = 0.05
 
 @dataclass(frozen=True)
 class Valley:
-    """v: 1 - density at the valley / at the lower of the two peaks; left, right, valley: their places, NaN where there is no such peak."""
+    """v: 1 - density at the valley / at the lower of the two peaks; left, right, valley: their places, NaN where
+    there is no such peak."""
 
     v: float
     left: float
@@ -149,7 +116,8 @@ def silverman(values: np.ndarray) -> float:
 
 
 def density(values: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """(grid, density) of a Gaussian kernel estimate on a grid that reaches one STEP beyond [LOW, HIGH]; all values count, also beyond."""
+    """(grid, density) of a Gaussian kernel estimate on a grid that reaches one STEP beyond [LOW, HIGH]; values beyond
+    count too."""
     reach = int(np.ceil(4 * width / STEP)) + 1
     cells = round((HIGH - LOW) / STEP) + 1 + 2 * reach
     place = (values - LOW) / STEP + reach
@@ -162,10 +130,11 @@ def density(values: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def valley(values: np.ndarray) -> Valley:
-    """V of S's density on [-3, 1]: 1 - valley / lower peak, the peaks the highest local maxima on each side of 0, the valley the lowest place between.
+    """V of S's density on [-3, 1]: 1 - valley / lower peak, the peaks the highest local maxima on each side of 0, the
+    valley the lowest place between.
 
-    0 where a side of 0 has no peak or less than 5 % of the values; also where a side of the valley has less, for a bump that a few
-    values of a tail make is no peak.
+    0 where a side of 0 has no peak or less than 5 % of the values; also where a side of the valley has less, for a bump
+    that a few values of a tail make is no peak.
     """
     values = np.asarray(values, dtype=float)
     values = values[~np.isnan(values)]
