@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 OVER_IMAGES = {
     "cascade": "rule=rectgrad",
@@ -17,7 +18,7 @@ OVER_IMAGES = {
 
 @pytest.mark.parametrize("experiment, argument", OVER_IMAGES.items())
 def test_tables_over_images(cell, tmp_path, experiment, argument):
-    """dtype=float64: a rank statistic of float32 (RectGrad's tau, the largest 10 %) may swap two units that differ by rounding."""
+    """In float64: a rank in float32 (RectGrad's tau, the largest 10 %) may swap units that differ by rounding."""
     args = (
         f"experiment={experiment}",
         argument,
@@ -37,9 +38,26 @@ def test_tables_over_images(cell, tmp_path, experiment, argument):
     np.testing.assert_allclose(first[numbers], whole[numbers], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("args", [("experiment=theorem1", "theorem1.draws=2", "theorem1.neurons_per_dim=[1,10]", "theorem1.sides=[3]"),
-                                  ("experiment=theorem2", "theorem2.nets=2", "theorem2.inputs=5"), ("experiment=geometry", "geometry.draws=50"),
-                                  ("experiment=weight_stats", "weights=heavy_tailed"), ("experiment=directions", "weights=uniform")])  # fmt: skip
+OF_RANDOM_NUMBERS = [
+    ("experiment=theorem1", "theorem1.draws=2", "theorem1.neurons_per_dim=[1,10]", "theorem1.sides=[3]"),
+    ("experiment=theorem2", "theorem2.nets=2", "theorem2.inputs=5"),
+    ("experiment=geometry", "geometry.draws=50"),
+    ("experiment=weight_stats", "weights=heavy_tailed"),
+    ("experiment=directions", "weights=uniform"),
+]
+
+
+@pytest.mark.parametrize("args", OF_RANDOM_NUMBERS)
 def test_tables_of_random_numbers(cell, tmp_path, args):
     tables = [pd.read_parquet(cell(*args, output=tmp_path / name).made[-1]) for name in ("first", "again")]
     pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+def test_two_threads_give_the_same_bytes_again(cell, tmp_path):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        made = [cell("rule=lrp", output=tmp_path / name).made[-1] for name in ("first", "again")]
+    finally:
+        torch.set_num_threads(threads)
+    assert made[0].read_bytes() == made[1].read_bytes()

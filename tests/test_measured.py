@@ -23,7 +23,7 @@ ALL = {"only": None, "limit": None, "step": 1, "seed": None, "on_error": OnError
 SAMPLES = PackagedSamples(**ALL, package="foolbox", folder="data", pattern="cifar10_*.png")
 CIFAR = Vgg16Cifar(10, False, 0.0)
 CHECKPOINTS = Path(__file__).parents[1] / "pipeline" / "checkpoints"
-SHIPPED = {  # model, share of CIFAR-10's test images (as JPEG copies) that it has to get right at least, size in megabytes at most
+SHIPPED = {  # model, least share of CIFAR-10's test images (as JPEG copies) that it gets right, most megabytes
     "vgg16_cifar10": (CIFAR, 0.87, 32),
     "resnet18_cifar10": (ResNet18Cifar(10, 32, False), 0.88, 6),
     "resnet18_w16_101_cifar10": (ResNet18Cifar(10, 16, False), 0.84, 1.5),
@@ -96,7 +96,7 @@ def test_a_random_network_returns_the_image_and_more_layers_return_more(run):
 
 
 def test_unscaled_uniform_weights_overflow_the_naive_cosine_alone():
-    """The literal [-1, 1] in float32: VGG16's maps reach 1e20, their naive cosine is exactly 0 while their real one is high."""
+    """[-1, 1] itself in float32: VGG16's maps reach 1e20, their naive cosine is exactly 0 the real one high."""
     model = Torchvision("vgg16", [])
     batch = first(PackagedSamples(**ALL, package="foolbox", folder="data", pattern="imagenet_*.jpg").images(), model, 1)
     literal = network_of(Uniform(Scale.none, **PLAIN), model, 100, torch.float32, lambda: None)
