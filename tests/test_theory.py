@@ -245,7 +245,7 @@ def test_condition_13_equals_explicit_matrices(bias):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_propositions_without_biases(seed):
-    """GBP and z+ without gamma meet (13) strictly wherever they filter; z+ with gamma conserves: the sides are equal."""
+    """GBP and z+ without gamma meet (13) strictly wherever they filter; z+ with gamma conserves: both sides equal."""
     torch.manual_seed(seed)
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, bias=False), nn.ReLU(),
