@@ -6,7 +6,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline import cli
 from pipeline.api import rule
 from pipeline.engine import walk
 from pipeline.engine.network import trace
@@ -16,6 +15,7 @@ from pipeline.experiments import attribute
 from pipeline.figures import attribute as picture
 from pipeline.figures import style, table1
 from pipeline.measures.maps import alignment, chroma
+from pipeline.run import drawn as drawn_tables
 from tests import tiny
 from tests.pages import check_texts
 
@@ -137,7 +137,9 @@ def test_the_caption_names_a_seed_where_one_draws_the_weights(weights, told):
 @pytest.fixture
 def swept(cell, monkeypatch):
     """rules -> tables and maps of table1's two sweeps, as the runner hands them over."""
-    monkeypatch.setattr(cli, "draw_figure", lambda *args, **more: Path("picture.pdf"))  # which takes a second each
+    monkeypatch.setattr(
+        drawn_tables, "draw_figure", lambda *args, **more: Path("picture.pdf")
+    )  # which takes a second each
     return lambda rules: two_sweeps(cell, rules)
 
 
