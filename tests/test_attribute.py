@@ -1,17 +1,23 @@
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import safetensors.torch
 import torch
 
+from pipeline import cli
 from pipeline.api import rule
 from pipeline.engine import walk
 from pipeline.engine.network import trace
 from pipeline.engine.rules import Gbp
+from pipeline.errors import UserError
 from pipeline.experiments import attribute
+from pipeline.figures import attribute as picture
+from pipeline.figures import style, table1
 from pipeline.measures.maps import alignment, chroma
 from tests import tiny
+from tests.pages import check_texts
 
 
 def made(ended):
@@ -120,6 +126,63 @@ def test_more_images_than_are_drawn(cell, tmp_path):
     for _, row in drawn.iterrows():  # the maps of a sweep stand in the order of its tables' rows
         stands = together.iloc[row["index"]]
         assert (stands["image"], stands["rule"]) == (row["image"], row["rule"])
+
+
+@pytest.mark.parametrize(("weights", "told"), [("gaussian", True), ("trained", False), ("checkpoint", False)])
+def test_the_caption_names_a_seed_where_one_draws_the_weights(weights, told):
+    table = pd.DataFrame({"model": ["net"], "weights": weights, "seed": 3, "explained": "decision"})
+    assert ("seed 3" in picture.caption({"attribute": table}, "")) == told
+
+
+@pytest.fixture
+def swept(cell, monkeypatch):
+    """rules -> tables and maps of table1's two sweeps, as the runner hands them over."""
+    monkeypatch.setattr(cli, "draw_figure", lambda *args, **more: Path("picture.pdf"))  # which takes a second each
+    return lambda rules: two_sweeps(cell, rules)
+
+
+def two_sweeps(cell, rules) -> tuple[dict[str, pd.DataFrame], dict[str, list]]:
+    tables, maps = {}, {}
+    for sweep, weights in (("random", "gaussian"), ("trained", "pretrained")):
+        parts, maps[sweep] = [], []
+        for name in rules:
+            call = ["rule.call=tests.tiny:mean_gradient"] if name == "external" else []
+            table, tensors = made(
+                cell("experiment=attribute", f"weights={weights}", f"rule={name}", "data.limit=3", *call)
+            )
+            facts = {"model": "own", "weights": weights, "seed": 3, "rule": name, "data": "folder"}
+            parts.append(table.assign(**facts, explained="decision"))
+            maps[sweep].append((facts, tensors))
+        tables[sweep] = pd.concat(parts, ignore_index=True)
+    return tables, maps
+
+
+@pytest.mark.parametrize("rules", [["external"], ["activation"], ["deconvnet", "activation", "lrp", "external"]])
+def test_table1_of_any_rules(swept, rules):
+    tables, maps = swept(rules)
+    numbers = table1.numbers(tables)
+    assert set(numbers["rule"]) == set(rules) and numbers["image"].nunique() == table1.SHOWN
+    for _, row in numbers.iterrows():  # the maps of a sweep stand in the order of its tables' rows
+        if row["key"] == "without_bottom":
+            stands = tables[row["sweep"]].iloc[row["index"]]
+            assert (stands["image"], stands["rule"], stands["name"]) == (row["image"], row["rule"], row["name"])
+    assert numbers["line"].str.startswith("strip").any() == ("activation" in rules)
+    text = table1.caption(tables, "demo")
+    assert (
+        "gaussian weights, seed 3" in text and "(pretrained)" in text and ("strips" in text) == ("activation" in rules)
+    )
+    figure = table1.draw(numbers, text, maps)
+    said = [t.get_text() for t in figure.texts]
+    assert all(style.rule_look(name).label in said for name in rules)
+    check_texts(figure)
+    style.close(figure)
+
+
+def test_table1_of_different_images_is_refused(swept):
+    tables, _ = swept(["gbp"])
+    tables["random"] = tables["random"].assign(image="another")
+    with pytest.raises(UserError, match="share no image"):
+        table1.numbers(tables)
 
 
 def test_pictures_of_other_rules_stay(cell):

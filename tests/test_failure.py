@@ -10,7 +10,6 @@ import torch
 from matplotlib.text import Text
 from torch import nn
 
-from pipeline import cli
 from pipeline.api import rule
 from pipeline.engine.network import trace
 from pipeline.engine.rules import Activation, Gbp
@@ -22,6 +21,7 @@ from pipeline.figures import fig7, maps, save, style
 from pipeline.images.batches import Batch
 from pipeline.measures.maps import alignment
 from pipeline.networks.catalogue import Own
+from pipeline.run import drawn as drawn_tables
 from tests import tiny
 from tests.models import GuidedRelu
 
@@ -202,7 +202,7 @@ ALL = ["experiment=failure", "failure.errors=false", "failure.most=null", "failu
 @pytest.fixture
 def plain(monkeypatch):
     """Without the picture, which takes a second."""
-    monkeypatch.setattr(cli, "draw_figure", lambda *args, **kwargs: Path("picture.pdf"))
+    monkeypatch.setattr(drawn_tables, "draw_figure", lambda *args, **kwargs: Path("picture.pdf"))
 
 
 def read(path: Path) -> tuple[pd.DataFrame, torch.Tensor]:
@@ -300,6 +300,12 @@ def test_the_figure_draws_the_most_confident_case_of_each_kind(drawn):
     )
     with pytest.raises(UserError, match="set failure"):
         fig7.numbers({"fig7": tables["fig7"].iloc[:0]})
+
+
+@pytest.mark.parametrize(("weights", "told"), [("gaussian", True), ("trained", False), ("pretrained", False)])
+def test_the_caption_names_a_seed_where_one_draws_the_weights(drawn, weights, told):
+    tables = {"fig7": drawn[0]["fig7"].assign(weights=weights)}
+    assert ("seed 3" in fig7.caption(tables, "demo")) == told
 
 
 def test_files_and_texts_of_the_figure(drawn, tmp_path):

@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from sklearn.metrics import roc_auc_score
 
 from pipeline.figures import fig8, kis, save, scores, style
-from pipeline.measures.scores import auroc, auroc_within
 from tests import tiny
 from tests.pages import check_texts
+from tests.pairs import delong, equal_bins, share_within
 
 N, WRONG = 400, 80
 NETWORK = {
@@ -22,14 +23,15 @@ NETWORK = {
 
 
 def table(inputs, seed: int = 0, gap: float = 0.5, n: int = N, wrong: int = WRONG, **more) -> pd.DataFrame:
-    """s_own has peaks at -.6 and .6, lower by `gap` where wrong; s_fixed has one peak and tells nothing; two are missing per input."""
+    """s_own has peaks at -.6 and .6, lower by `gap` where wrong; s_fixed has one peak and tells nothing; two are
+    missing per input."""
     rng = np.random.default_rng(seed)
     margin, rows = rng.exponential(size=n) + 2 * (np.arange(n) >= wrong), []  # right decisions have larger ones
     for name in inputs:
         correct = np.arange(n) >= wrong
         s = np.where(rng.random(n) < 0.5, 0.6, -0.6) + 0.15 * rng.normal(size=n) - gap * ~correct
-        part = pd.DataFrame({"image": [f"i{i}" for i in range(n)], "input": name, "correct": correct, "s_own": s, "s_fixed": 0.2 * rng.normal(size=n),
-                             "margin": margin, "missing": ""})  # fmt: skip
+        images = {"image": [f"i{i}" for i in range(n)], "input": name, "correct": correct, "margin": margin}
+        part = pd.DataFrame({**images, "s_own": s, "s_fixed": 0.2 * rng.normal(size=n), "missing": ""})
         gone = [5, n - 1 - len(name) % 5]  # an image that all inputs lack, and another for each
         part.loc[gone, ["s_own", "s_fixed", "missing"]] = [np.nan, np.nan, "constant map"]
         rows.append(part)
@@ -46,26 +48,20 @@ def tables(name: str) -> dict[str, pd.DataFrame]:
         others = pd.concat(
             [table(every, s, 0.2, **{"weights.training": f"data=digits train.seed={s}"}) for s in (101, 102)]
         )
-        imagenet = table(
-            fig8.PANELS,
-            3,
-            n=20,
-            wrong=4,
-            **{
-                "model": "efficientnet_lite0",
-                "model.width": np.nan,
-                "weights.training": np.nan,
-                "weights.enum": "DEFAULT",
-            },
-        )
+        pretrained = {"model.width": np.nan, "weights.training": np.nan, "weights.enum": "DEFAULT"}
+        imagenet = table(fig8.PANELS, 3, n=20, wrong=4, model="efficientnet_lite0", **pretrained)
         return {"main": table(every), "others": others, "imagenet": imagenet}
     two = fig8.PANELS[1:]
+    rules = ("grad", "gbp", "rectgrad", "lrp", "deconvnet", "lrp_epsilon", "lrp_alphabeta")
+    rescaled = [table(fig8.PANELS[:1], 2, **{"experiment.rescale": how}) for how in ("percentile", "contrast")]
     return {
-        "rules": pd.concat([table(fig8.PANELS, i, rule=rule) for i, rule in enumerate(("grad", "gbp", "rectgrad", "lrp", "deconvnet", "lrp_epsilon", "lrp_alphabeta"))]),
-        "label": table(fig8.PANELS, 1, gap=0.1), "element": table(two, 8), "black": table(two, 9),
-        "rescale": pd.concat([table(fig8.PANELS[:1], 2, **{"experiment.rescale": how}) for how in ("percentile", "contrast")]),
+        "rules": pd.concat([table(fig8.PANELS, i, rule=rule) for i, rule in enumerate(rules)]),
+        "label": table(fig8.PANELS, 1, gap=0.1),
+        "element": table(two, 8),
+        "black": table(two, 9),
+        "rescale": pd.concat(rescaled),
         "removed": pd.concat([table(two, 3, share, **{"experiment.removed": share}) for share in (0.1, 0.5, 0.9)]),
-    }  # fmt: skip
+    }
 
 
 def test_fig8_numbers():
@@ -83,12 +79,10 @@ def test_fig8_numbers():
         own = drawn_from["main"][drawn_from["main"]["input"] == name].dropna(subset="s_own")
         score, right, margin = own["s_own"].to_numpy(), own["correct"].to_numpy(bool), own["margin"].to_numpy()
         row = at("auroc", name=name)
-        assert np.isclose(row["y"], auroc(score, right).value)
-        np.testing.assert_allclose([row["low"], row["high"]], auroc(score, right).interval(), atol=0.02)
-        assert (
-            np.isclose(at("auroc within margin", name=name)["y"], auroc_within(score, right, margin))
-            and row["n"] == N - 2
-        )
+        assert np.isclose(row["y"], roc_auc_score(right, score))
+        np.testing.assert_allclose([row["low"], row["high"]], delong(score, right), atol=0.02)
+        within = share_within(score, right, equal_bins(margin))
+        assert np.isclose(at("auroc within margin", name=name)["y"], within) and row["n"] == N - 2
         assert abs(at("auroc", "s_fixed", name)["y"] - 0.5) < 0.12
         if name != "attribution":
             difference = at("first - this", name=name)
@@ -96,14 +90,14 @@ def test_fig8_numbers():
                 drawn_from["main"].pivot(index="image", columns="input", values="s_own")[["attribution", name]].dropna()
             )
             known = both.index.str[1:].astype(int) >= WRONG
-            expected = auroc(both["attribution"].to_numpy(), known).value - auroc(both[name].to_numpy(), known).value
+            expected = roc_auc_score(known, both["attribution"]) - roc_auc_score(known, both[name])
             assert (
                 np.isclose(difference["y"], expected)
                 and difference["low"] < expected < difference["high"]
                 and difference["n"] == len(both)
             )
     right, margin = (drawn_from["main"].drop_duplicates("image")[column].to_numpy() for column in ("correct", "margin"))
-    assert np.isclose(at("auroc", "margin", "margin")["y"], auroc(margin, right.astype(bool)).value)
+    assert np.isclose(at("auroc", "margin", "margin")["y"], roc_auc_score(right.astype(bool), margin))
     assert (
         abs(at("left peak")["x"] + 0.65) < 0.15
         and abs(at("right peak")["x"] - 0.58) < 0.1
@@ -147,7 +141,7 @@ def test_kis_numbers():
     shown = numbers.query("panel == 'c' and series == 'class: label' and input == 'insertion' and measure == 's_own'")[
         "y"
     ].item()
-    assert np.isclose(shown, auroc(one["s_own"].to_numpy(), one["correct"].to_numpy(bool)).value)
+    assert np.isclose(shown, roc_auc_score(one["correct"].to_numpy(bool), one["s_own"]))
 
 
 @pytest.mark.parametrize("module", [fig8, kis], ids=["fig8", "kis"])
@@ -177,6 +171,39 @@ def test_all_right_or_all_equal_leaves_no_auroc():
     one = table(["attribution"]).assign(s_own=lambda t: t["s_fixed"] - 0.6)
     found = pd.DataFrame(scores.distribution("main", "main", one, "s_own"), columns=scores.COLUMNS).set_index("what")
     assert abs(found.at["peak", "x"] + 0.6) < 0.1 and "left peak" not in found.index  # few values beyond 0 are no peak
+
+
+@pytest.mark.parametrize("module", [fig8, kis], ids=["fig8", "kis"])
+def test_ends_of_intervals_may_lie_on_the_wrong_side_by_rounding(module):
+    """A score that orders all pairs right has AUROC 1 in every sample, and percentiles of 1 may end below it."""
+    name = module.__name__.rsplit(".", 1)[1]
+    numbers = module.numbers(tables(name))
+    ends = numbers["what"] == "auroc"
+    numbers.loc[ends, ["y", "low", "high"]] = [1.0, 1 + 2e-16, 1 - 1e-16]
+    style.close(module.draw(numbers, "text"))
+
+
+def test_kis_of_any_rules_and_inputs():
+    """A rule of the user's own beside others, another rule for (c) and (d), other inputs."""
+    found = tables("kis")
+    own = {name: part.assign(rule="mine") for name, part in found.items()}
+    own["rules"] = pd.concat([table(("attribution", "edge"), rule=rule) for rule in ("mine", "lrp")])
+    numbers = kis.numbers(own)
+    assert set(numbers.query("panel == 'b'")["input"]) == {"attribution", "edge"}
+    figure = kis.draw(numbers, kis.caption(own, "demo"))
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [style.RULES["lrp"].label, "mine", "attribution", "edge"]
+    assert "(c), (d): mine" in kis.caption(own, "demo")
+    check_texts(figure)
+    style.close(figure)
+
+
+def test_fig8_of_some_inputs():
+    """What the network was not given leaves its panel empty."""
+    some = {name: part[part["input"].isin(["insertion", "edge"])] for name, part in tables("fig8").items()}
+    numbers = fig8.numbers(some)
+    assert set(numbers.loc[numbers["panel"] == "main", "input"]) == {"insertion", "edge", "margin"}
+    style.close(fig8.draw(numbers, fig8.caption(some, "demo")))
 
 
 def test_fig8_from_nothing(run, tmp_path):

@@ -6,12 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.api import rule
+from pipeline.engine import walk
 from pipeline.engine.network import Network, trace
 from pipeline.errors import UserError
+from pipeline.experiments import kis as experiment
 from pipeline.experiments.kis import COLUMNS, INPUTS, Options, run
 from pipeline.experiments.targets import Target
 from pipeline.images.batches import Batch, Images, ImageSet, OnError, Preprocessing
@@ -151,8 +154,8 @@ def slow_row(
     k_star = max(range(len(logits)), key=lambda i: float(logits_star[i]))
     return {
         "decision": k, "decision_star": k_star, "s_own": slow_kis(last.weight[k], a, last.weight[k_star], a_star),
-        "s_fixed": slow_kis(last.weight[k], a, last.weight[k], a_star), "margin": float(logits[k] - logits[order[1]]), "kept": kept,
-        "probability_star": float(torch.exp(logits_star[k]) / torch.exp(logits_star).sum()),
+        "s_fixed": slow_kis(last.weight[k], a, last.weight[k], a_star), "margin": float(logits[k] - logits[order[1]]),
+        "kept": kept, "probability_star": float(torch.exp(logits_star[k]) / torch.exp(logits_star).sum()),
     }  # fmt: skip
 
 
@@ -224,6 +227,34 @@ def test_runs_of_several_rules_and_of_other_classes():
     pd.testing.assert_frame_equal(a, b)
     own = labelled["input"] == "attribution"
     assert (labelled["s_own"] != decided["s_own"])[own & changed].all()
+
+
+def test_what_is_asked_for_together_is_computed_once(monkeypatch):
+    """Each table is the one that is asked for alone; a forward pass for x, for other images, and for each x~."""
+    net, shares = traced(module()), [replace(PLAIN, inputs=["insertion"], removed=share) for share in (0.1, 0.5, 0.9)]
+    forms = [
+        replace(PLAIN, inputs=["attribution", "edge", "blur"]),
+        replace(PLAIN, inputs=["edge", "attribution"], percent=7.0, blur=7),  # minmax has no percent
+        replace(PLAIN, inputs=["blur", "attribution"], rescale=Rescale.percentile, percent=7.0, blur=7),
+        replace(PLAIN, inputs=["insertion", "insertion_magnitude", "other"], fill=Fill.black),
+    ]
+    asked = [(rule("gbp"), options) for options in (*shares, *forms)] + [(rule("lrp"), forms[0])]
+    images = Pictures(pictures(), torch.tensor([0, 1, 2, -1]))
+    alone = [run(net, images, [one], DECISION, random_network)[0].table for one in asked]
+    forward, attribute, passes, maps = Network.forward, walk.attribute, [], []
+    monkeypatch.setattr(Network, "forward", lambda *args, **more: passes.append(1) or forward(*args, **more))
+    monkeypatch.setattr(walk, "attribute", lambda *args, **more: maps.append(1) or attribute(*args, **more))
+    for found, expected in zip(run(net, images, asked, DECISION, random_network), alone, strict=True):
+        pd.testing.assert_frame_equal(found.table, expected, check_exact=True)
+    assert len(passes) == 2 + 3 + 3 + 0 + 2 + 3 + 1 and len(maps) == 3  # gbp, gbp of the others, lrp
+
+
+def test_the_star_pass_keeps_what_it_is_asked_to():
+    net, x = traced(module()), pictures()
+    whole, kept = net.forward(x), net.forward(x, keep=(net.ends[1],))
+    assert torch.equal(kept.logits, whole.logits) and torch.equal(kept.activation(1), whole.activation(1))
+    others = {net.ends[1], net.ops[-1].output}
+    assert all((value is None) == (i not in others) for i, value in enumerate(kept.values))
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -381,6 +412,30 @@ def test_another_image_is_drawn_by_the_name():
     assert distance.min() > 0 and np.allclose(np.histogram(distance, 4, (0, 200))[0], 50, atol=20)
     assert drawn == [round(float(images.other(name, drawn=True)[0, 0])) for name in names]
     assert [round(float(images.other(name)[0, 0])) for name in names[:2] + names[-1:]] == [1, 2, 0]
+
+
+def test_a_figure_computes_cells_of_other_options_together(run, tmp_path, monkeypatch):
+    """And those that were computed before are not computed again; five images are too few for an AUROC."""
+    folder = tiny.images(tmp_path / "images")
+    labels = [f"image{i:03d}.png,{i}" for i in range(5)]
+    (folder / "labels.csv").write_text("\n".join(["file,class_index", *labels]))
+    case_of, cases = experiment.case_of, []
+    monkeypatch.setattr(experiment, "case_of", lambda *args: cases.append(1) or case_of(*args))
+    asked = (*tiny.OWN, "data=folder", f"data.root={folder}", "weights=gaussian")
+    alone = run("experiment=kis", *asked, "kis.inputs=[insertion,insertion_magnitude]", "kis.removed=0.3")
+    assert alone.code == 0 and len(cases) == 1
+    before = alone.made[-1].stat().st_mtime_ns
+    ended = run("figure=kis", *asked)
+    assert ended.code == 0, ended.err
+    assert len(cases) == 3  # the class of the decision, that of the label
+    assert alone.made[-1].stat().st_mtime_ns == before
+    tables = sorted((tmp_path / "outputs" / "results" / "kis").glob("*/table.parquet"))
+    assert len(tables) == 7 + 1 + 2 + 1 + 1 + 9
+    shares = {path: yaml.safe_load((path.parent / "config.yaml").read_text())["experiment"] for path in tables}
+    for path, options in shares.items():
+        assert list(pd.read_parquet(path)["input"].unique()) == options["inputs"]
+        if options["removed"]:
+            assert np.allclose(pd.read_parquet(path)["kept"], 1 - int(options["removed"] * 256) / 256)
 
 
 def test_command_line(cell, tmp_path):

@@ -2,44 +2,30 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from pipeline.measures.scores import (
     LOW,
     STEP,
-    auroc,
-    auroc_within,
+    bins_of,
     bootstrap,
     density,
     dip,
     percentile_interval,
     resampled_aurocs,
+    resamples,
     silverman,
     valley,
     weighted_aurocs,
 )
+from tests.pairs import delong, equal_bins, share_within, wins
 
 # ---- AUROC -----------------------------------------------------------------------------------------------------------
 
 
-def wins(score, positive) -> np.ndarray:
-    """A row per positive, a column per negative: is it above?"""
-    up, down = (
-        [s for s, p in zip(score, positive, strict=True) if p],
-        [s for s, p in zip(score, positive, strict=True) if not p],
-    )
-    return np.array([[1.0 if u > d else 0.5 if u == d else 0.0 for d in down] for u in up])
-
-
-def pair_share(score, positive) -> tuple[float, float]:
-    """AUROC and DeLong's variance by their definitions, over all pairs."""
-    found = wins(score, positive)
-    return found.mean(), np.var(found.mean(1), ddof=1) / found.shape[0] + np.var(found.mean(0), ddof=1) / found.shape[1]
-
-
-def share_within(score, positive, groups) -> float:
-    """AUROC over the pairs within one of the groups (lists of places)."""
-    found = [wins(score[some], positive[some]).ravel() for some in groups]
-    return np.concatenate(found).mean()
+def auroc(score, positive, stratum=None) -> float:
+    """Of each image once."""
+    return float(weighted_aurocs(score, positive, np.ones((1, len(score))), stratum)[0])
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 9])  # many ties, some, none
@@ -47,30 +33,30 @@ def test_auroc_is_the_share_of_ordered_pairs(decimals):
     rng = np.random.default_rng(decimals)
     positive = rng.random(150) < 0.7
     score = (rng.normal(size=150) + positive).round(decimals)
-    found, (value, variance) = auroc(np.append(score, np.nan), np.append(positive, True)), pair_share(score, positive)
-    assert np.isclose(found.value, value, atol=1e-12) and np.isclose(found.variance, variance, atol=1e-12)
-    assert (found.positives, found.negatives) == (positive.sum(), (~positive).sum())
-    low, high = found.interval()
-    assert np.isclose(high - low, 2 * 1.959964 * variance**0.5) and found.interval(0.9)[0] > low
+    found = auroc(np.append(score, np.nan), np.append(positive, True))
+    assert np.isclose(found, wins(score, positive).mean(), atol=1e-12)
+    assert np.isclose(found, roc_auc_score(positive, score), atol=1e-12)
 
 
 def test_auroc_of_one_class_is_none():
-    assert np.isnan(auroc(np.arange(3.0), np.ones(3)).value)
-    alone = auroc(np.arange(3.0), np.array([0, 0, 1]))
-    assert alone.value == 1 and np.isnan(alone.variance)
+    assert np.isnan(auroc(np.arange(3.0), np.ones(3, dtype=bool)))
+    score, alone = np.arange(3.0), np.array([False, False, True])
+    drawn = resampled_aurocs(score[None], alone, draws=50)
+    assert auroc(score, alone) == 1 and np.isnan(drawn).any()  # of samples without it
+    assert percentile_interval(drawn) == (1, 1)
+    assert np.isnan(percentile_interval(np.full(3, np.nan))).all()
 
 
-def test_delong_and_the_bootstrap_cover():
-    """True AUROC .70: normals .7416 apart. 75 right and 25 wrong of 100."""
+def test_the_bootstrap_covers():
+    """True AUROC .70: normals .7416 apart. 75 right and 25 wrong of 100. Its intervals are DeLong's."""
     rng, positive, hits, widths = np.random.default_rng(0), np.arange(300) >= 75, 0, []
     for trial in range(400):
         score = rng.normal(size=300) + 0.74161 * positive
-        low, high = auroc(score, positive).interval()
+        low, high = percentile_interval(resampled_aurocs(score[None], positive, draws=400)[:, 0])
         hits += low <= 0.7 <= high
         if trial < 3:
-            widths.append(
-                np.subtract(*bootstrap(lambda s, p: auroc(s, p).value, score, positive, draws=400)[::-1]) / (high - low)
-            )
+            each = bootstrap(auroc, score, positive, draws=400)
+            widths += [np.subtract(*end) / np.subtract(*delong(score, positive)) for end in (each, (low, high))]
     assert 0.92 <= hits / 400 <= 0.975 and np.allclose(widths, 1, atol=0.2)
 
 
@@ -78,17 +64,22 @@ def test_auroc_given_the_margin():
     rng = np.random.default_rng(3)
     margin, positive = rng.exponential(size=400), rng.random(400) < 0.6
     score = margin.round(1) + positive * 0.3
-    order = sorted(range(400), key=lambda i: margin[i])
-    assert np.isclose(
-        auroc_within(score, positive, margin),
-        share_within(score, positive, [order[at : at + 20] for at in range(0, 400, 20)]),
-    )
+    expected = share_within(score, positive, equal_bins(margin))
+    assert np.isclose(auroc(score, positive, bins_of(margin)), expected)
     big, chance = rng.exponential(size=20000), rng.random(20000)
     right = chance < 1 - np.exp(-2 * big)
-    assert (
-        auroc(big, right).value > 0.75 and abs(auroc_within(big, right, big) - 0.5) < 0.05
-    )  # the margin says nothing beyond itself
-    assert np.isnan(auroc_within(np.ones(3), np.ones(3), np.arange(3)))
+    assert auroc(big, right) > 0.75
+    assert abs(auroc(big, right, bins_of(big)) - 0.5) < 0.05  # the margin says nothing beyond itself
+    assert np.isnan(auroc(np.ones(3), np.ones(3, dtype=bool), bins_of(np.arange(3.0))))
+
+
+def test_bins_are_equally_full_and_keep_equal_values_together():
+    rng = np.random.default_rng(6)
+    assert np.bincount(bins_of(rng.normal(size=400))).tolist() == [20] * 20
+    given = rng.integers(0, 7, 300)
+    found = {value: set(bins_of(given)[given == value]) for value in range(7)}
+    assert all(len(places) == 1 for places in found.values())
+    assert [min(found[value]) for value in range(7)] == sorted(min(places) for places in found.values())
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -98,16 +89,14 @@ def test_weighted_aurocs_are_those_of_repeated_images(ties):
     for _ in range(20):
         score = rng.integers(0, 6, 50).astype(float) if ties else rng.normal(size=50)
         score[rng.random(50) < 0.1] = np.nan
-        positive, stratum, weights = (
-            rng.random(50) < 0.6,
-            rng.integers(0, 4, 50),
-            rng.integers(0, 3, (3, 50)).astype(float),
-        )
+        positive, stratum = rng.random(50) < 0.6, rng.integers(0, 4, 50)
+        weights = rng.integers(0, 3, (3, 50)).astype(float)
         plain, within = weighted_aurocs(score, positive, weights), weighted_aurocs(score, positive, weights, stratum)
         for d in range(3):
             rows = np.repeat(np.arange(50), weights[d].astype(int))
             rows = rows[~np.isnan(score[rows])]
             assert np.isclose(plain[d], wins(score[rows], positive[rows]).mean())
+            assert np.isclose(plain[d], roc_auc_score(positive[rows], score[rows]))
             assert np.isclose(within[d], share_within(score, positive, [rows[stratum[rows] == k] for k in range(4)]))
     assert np.isnan(weighted_aurocs(np.array([np.nan]), np.array([True]), np.ones((2, 1)))).all()
 
@@ -118,9 +107,17 @@ def test_resampled_aurocs_are_paired():
     score = rng.normal(size=300) + 0.7 * positive
     drawn = resampled_aurocs(np.stack([score, 2 * score + 1, rng.normal(size=300)]), positive, draws=1500)
     assert drawn.shape == (1500, 3) and (drawn[:, 0] == drawn[:, 1]).all() and np.std(drawn[:, 0] - drawn[:, 2]) > 0.02
-    np.testing.assert_allclose(percentile_interval(drawn[:, 0]), auroc(score, positive).interval(), atol=0.012)
+    np.testing.assert_allclose(percentile_interval(drawn[:, 0]), delong(score, positive), atol=0.012)
     again = resampled_aurocs(score[None], positive, draws=1500)
     assert np.array_equal(again[:, 0], drawn[:, 0])  # seeded, whatever else is asked for
+
+
+def test_resamples_draw_all_images_alike():
+    counts = resamples(300, 1500, 0)
+    assert (counts.sum(1) == 300).all() and np.allclose(counts.mean(0), 1, atol=0.12)
+    assert np.isclose(counts.var(), 1, atol=0.01)  # Poisson, but for one in n
+    one_call = np.random.default_rng(0).multinomial(300, np.full(300, 1 / 300), size=1500)
+    assert np.array_equal(counts, one_call)
 
 
 # ---- peaks -----------------------------------------------------------------------------------------------------------
@@ -164,12 +161,27 @@ def test_two_planted_peaks_are_found(share, n):
     assert 0.1 < low < found[0].v < high
 
 
+def two(rng, n: int, share: float, first: tuple[float, float], second: tuple[float, float]) -> np.ndarray:
+    """Two normals, (mean, standard deviation) each."""
+    (a, b), (c, d) = first, second
+    return np.where(rng.random(n) < share, a + b * rng.normal(size=n), c + d * rng.normal(size=n))
+
+
+def few_below_0(rng, n: int) -> np.ndarray:
+    right = 0.6 + 0.1 * rng.normal(size=n)
+    return np.where(np.arange(n) >= 0.062 * n, right, 0.05 * rng.normal(size=n) - 0.015)
+
+
 NOT_TWO = {
-    "normal": lambda rng, n: 0.2 + 0.3 * rng.normal(size=n), "skewed": lambda rng, n: 0.9 - rng.gamma(2, 0.4, n), "uniform": lambda rng, n: 1.8 * rng.random(n) - 0.9,
-    "plateau": lambda rng, n: 1.2 * rng.random(n) - 0.5 + 0.1 * rng.normal(size=n), "critical": lambda rng, n: np.where(rng.random(n) < 0.5, 0.4, -0.2) + 0.3 * rng.normal(size=n),
-    "two on the right": lambda rng, n: np.where(rng.random(n) < 0.5, 0.8 + 0.07 * rng.normal(size=n), 0.2 + 0.17 * rng.normal(size=n)), "few below 0": lambda rng, n: np.where(np.arange(n) >= 0.062 * n, 0.6 + 0.1 * rng.normal(size=n), 0.05 * rng.normal(size=n) - 0.015),
+    "normal": lambda rng, n: 0.2 + 0.3 * rng.normal(size=n),
+    "skewed": lambda rng, n: 0.9 - rng.gamma(2, 0.4, n),
+    "uniform": lambda rng, n: 1.8 * rng.random(n) - 0.9,
+    "plateau": lambda rng, n: 1.2 * rng.random(n) - 0.5 + 0.1 * rng.normal(size=n),
+    "critical": lambda rng, n: np.where(rng.random(n) < 0.5, 0.4, -0.2) + 0.3 * rng.normal(size=n),
+    "two on the right": lambda rng, n: two(rng, n, 0.5, (0.8, 0.07), (0.2, 0.17)),
+    "few below 0": few_below_0,
     "few on the left": lambda rng, n: np.where(rng.random(n) < 0.97, 0.6, -0.5) + 0.1 * rng.normal(size=n),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("law", NOT_TWO)

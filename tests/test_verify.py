@@ -16,6 +16,7 @@ from pipeline.engine.rules import RULES, AlphaBeta, DeconvNet, Gbp, RectGrad
 from pipeline.errors import UserError
 from pipeline.experiments import verify
 from pipeline.images.batches import Preprocessing
+from pipeline.networks.catalogue import Model
 from pipeline.oracles import local
 from tests import dense, tiny
 from tests.models import NETS, conv, images, seeded
@@ -25,17 +26,17 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OPTIONS = verify.Options(images=2, side=None, biases=True, tolerance=1e-10)
 
 
-class Model:
+class Drawn(Model):
     """A network of tests.models as a model of the command line."""
 
-    def __init__(self, build, side: int = 13):
-        self.build, self.side = build, side
+    def __init__(self, network, side: int = 13):
+        self.network, self.side = network, side
 
-    def preprocessing(self) -> Preprocessing:
+    def build(self) -> nn.Module:
+        return self.network()
+
+    def preprocessing(self, enum: str = "") -> Preprocessing:
         return Preprocessing(self.side, self.side, MEAN, STD, "bilinear")
-
-    def layer_names(self, module: nn.Module) -> None:
-        return None
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,7 @@ def table_of(monkeypatch):
 
     def call(name: str, options: verify.Options = OPTIONS) -> pd.DataFrame:
         monkeypatch.setattr(verify, "noise", lambda *_: images(options.images))
-        (result,) = verify.run(trace(seeded(NETS[name]), mean=MEAN, std=STD), Model(NETS[name]), options)
+        (result,) = verify.run(trace(seeded(NETS[name]), mean=MEAN, std=STD), Drawn(NETS[name]), options)
         return result.table
 
     return call
@@ -75,7 +76,7 @@ def test_every_rule_is_right(table_of, name):
 
 
 def test_resnet18():
-    model = Model(lambda: torchvision.models.resnet18(num_classes=10), side=224)
+    model = Drawn(lambda: torchvision.models.resnet18(num_classes=10), side=224)
     table = verify.run(trace(seeded(model.build), mean=MEAN, std=STD), model, verify.Options(1, 33, True, 1e-9))[
         0
     ].table
@@ -211,7 +212,7 @@ def test_a_rule_without_reference_is_listed(table_of, monkeypatch):
 
 
 def test_images_are_pixels_and_as_large_as_the_model_takes():
-    picky, pre = nn.Sequential(nn.Flatten(), nn.Linear(3 * 13 * 13, 2)).double(), Model(None).preprocessing()
+    picky, pre = nn.Sequential(nn.Flatten(), nn.Linear(3 * 13 * 13, 2)).double(), Drawn(None).preprocessing()
     cpu = torch.device("cpu")
     assert verify.noise(pre, verify.Options(2, 8, True, 1.0), picky, cpu).shape == (2, 3, 13, 13)
     x = verify.noise(pre, verify.Options(2, 8, True, 1.0), nn.Identity(), cpu)

@@ -170,7 +170,7 @@ def readout(network: Network) -> Op:
         if op.output == output and op.kind == "reshape":
             output = op.inputs[0]
         elif op.output == output and op.kind == "linear":
-            if len(weight_of(op)) < 2:
+            if len(op.weight) < 2:
                 raise UserError("KIS compares decisions, and the model has one class only; choose one of at least two")
             return op
     kind = next(op for op in network.ops if op.output == output).kind
@@ -178,11 +178,6 @@ def readout(network: Network) -> Op:
         f"KIS (20) needs a model whose last operation is a linear layer, and this one ends in {kind}; "
         "choose a model that ends in nn.Linear"
     )
-
-
-def weight_of(last: Op) -> Tensor:
-    assert last.module is not None
-    return last.module.get_parameter("weight")  # v (K, n)
 
 
 def case_of(
@@ -263,7 +258,7 @@ def black(record: Record) -> Tensor:
 
 def measure(last: Op, case: Case, given: Replaced) -> Columns:
     """The columns that one input fills."""
-    record, k, v, at = case.record, case.decision, weight_of(last), last.inputs[0]
+    record, k, v, at = case.record, case.decision, last.weight, last.inputs[0]
     star = record.network.forward(given.x, keep=(at,))
     k_star = star.logits.argmax(1)
     a, a_star = record.values[at], star.values[at]

@@ -118,7 +118,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
         style.Look(style.INK, "o", label="(c) safe cosine"),
         style.opened(style.Look(style.INK, "o", label="(c) naive cosine")),
     ]
-    handles = [style.handle(look) for look in (*rules.values(), *cosines)]
+    handles = [style.handle(replace(look, line="-")) for look in rules.values()] + [*map(style.handle, cosines)]
     figure.legend(
         handles=handles, bbox_to_anchor=(0.84, 0.205), **at | {"ncols": 2, "columnspacing": 1.0, "handlelength": 2.0}
     )
@@ -164,3 +164,5 @@ def draw_overflow(ax: Axes, points: pd.DataFrame) -> None:
             chosen = points[(points["rule"] == rule) & (points["law"] == law)]
             style.curve(ax, chosen["n"], chosen, look, markersize=2.6, linewidth=0.9)
     ax.set_ylim(-0.03, 1.0)
+    if points["n"].nunique() == 1:
+        ax.set_xticks(points["n"].unique())

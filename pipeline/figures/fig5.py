@@ -173,7 +173,7 @@ def readings(ax: Axes, part: pd.DataFrame) -> None:
         f"{KERNELS[k]}, biases {'kept' if b else '0'}, {below} below" + (f", top {depth:.0f}" if several else "")
         for k, b, below, depth in values.index
     ]
-    ax.set_xticks(range(len(rules)), [look.label for look in rules.values()], fontsize=6)
+    ax.set_xticks(range(len(rules)), [look.label for look in rules.values()], fontsize=6 if len(rules) < 5 else 5)
     ax.set_yticks(range(len(names)), names, fontsize=5.6)
     ax.tick_params(length=0)
     ax.set_title("readings of “removal”", loc="left", pad=4)

@@ -33,8 +33,8 @@ attribution is above (paired); small grey marks: {others}. (e): {imagenet}. Miss
 
 def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """panel: main, others (networks of other training seeds), imagenet; series: the network; input: what it is given in
-    x's place; measure: s_own or s_fixed; what: correct, incorrect (densities at x), a place of a peak, V, the dip test's
-    p, or an AUROC or a difference of two (y with its 95 % interval over images); n: images."""
+    x's place; measure: s_own or s_fixed; what: correct, incorrect (densities at x), a place of a peak, V, the p of the
+    dip test, or an AUROC or a difference of two (y with its 95 % interval over images); n: images."""
     main, rows = tables["main"], []
     for measure in scores.MEASURES:
         for name in (*PANELS, *CONTROLS) if measure == "s_own" else PANELS:
@@ -107,9 +107,8 @@ def draw_aurocs(ax: Axes, numbers: pd.DataFrame) -> None:
     for _, row in differences.iterrows():
         scores.note(ax, 1.02, names.index(row["input"]), scores.interval_text(row), **beside)
     if len(differences):
-        scores.note(
-            ax, 1.02, names.index(main.loc[main["what"] == "auroc", "input"].iloc[0]), "(a) above it by", **beside
-        )
+        first = names.index(main.loc[main["what"] == "auroc", "input"].iloc[0])
+        scores.note(ax, 1.02, first, "(a) above it by", **beside)
     for _, row in numbers[(numbers["measure"] == "margin") & (numbers["what"] == "auroc")].iterrows():
         ax.axvline(row["y"], color="#444444", linestyle=":", linewidth=0.8, zorder=1)
     ax.axvline(0.5, color="#888888", linewidth=0.5, zorder=0)

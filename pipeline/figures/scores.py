@@ -77,8 +77,8 @@ def aurocs(
     panel: str, series: str, table: pd.DataFrame, measure: str, intervals: bool = True, more: bool = False
 ) -> list[list]:
     """What S tells of "classified correctly", by input, with 95 % bootstrap intervals over images. more: also over
-    pairs of images alike in margin, and how far the first input's AUROC is above each other's, paired: over the images where
-    both are there."""
+    pairs of images alike in margin, and how far the first input's AUROC is above each other's, paired: over the images
+    where both are there."""
     inputs = list(table["input"].unique())
     about = table[table["correct"].notna()].drop_duplicates("image").set_index("image")
     right, margin = about["correct"].astype(bool).to_numpy(), about["margin"].to_numpy()

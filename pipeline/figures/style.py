@@ -25,7 +25,7 @@ class Look:
     """How one series is drawn, and what a legend calls it; a mark that is not filled is white inside."""
 
     colour: str
-    mark: str = ""
+    mark: str | tuple[int, int, int] = ""
     line: str | tuple[int, tuple[float, ...]] = "-"
     label: str = ""
     filled: bool = True
@@ -45,7 +45,12 @@ RULES = {
     "dtd": Look("#56B4E9", "v", label="DTD"),
     "activation": Look("#CC79A7", "D", label="Activation"),
 }
-OTHERS = (("#666666", ".", "-."), ("#999999", "4", ":"), ("#333333", "+", "--"), ("#808080", "|", "-."))
+OTHERS = (  # greys with stars of 4, 6, 3 and 8 rays
+    ("#666666", (4, 1, 0), "-."),
+    ("#999999", (6, 2, 0), ":"),
+    ("#333333", (3, 1, 0), "--"),
+    ("#808080", (8, 2, 0), "-."),
+)
 
 STATES = {"random": Look(INK, "o", "-", "random"), "trained": Look("#E69F00", "s", "--", "trained", filled=False)}
 FIXED = ("pretrained", "checkpoint", "trained")  # weights that no seed draws

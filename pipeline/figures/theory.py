@@ -99,6 +99,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     dims, rule = sorted(one["dim"].unique()), by_law(one)
     wide = one[(one["rule"] == rule) & (one["input"] == "patch") & (one["dim"] == dims[-1])]
     slopes = wide.groupby("weights")["slope"].mean()
+    laws = style.looks(slopes.index, LAWS)
     plain = (two["mixing"] == 0) & (two["spread"] == 0) & ~two["equal"] & (two["units"] == "active")
     exact = two[plain & (two["law"] == two["law"].iloc[0])]
     return style.words(
@@ -110,7 +111,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
         data=one["data"].iloc[0],
         draws=one["draw"].nunique(),
         rule=style.rule_look(rule).label,
-        slopes=", ".join(f"{LAWS[law].label} {round(value, 2) + 0.0:.2f}" for law, value in slopes.items()),
+        slopes=", ".join(f"{laws[law].label} {round(value, 2) + 0.0:.2f}" for law, value in slopes.items()),
         cases=len(exact) // two["rule"].nunique(),
         model=random["model"].iloc[0],
         images=random["image"].nunique(),
@@ -145,16 +146,16 @@ def draw_theorem1(figure: Figure, grid, numbers: pd.DataFrame) -> None:
     place = {"loc": "lower left", "handlelength": 1.6, "labelspacing": 0.2, "borderpad": 0}
     ax.legend(handles=handles(series), **place, fontsize=5.6)
     small = grid[1].subgridspec(1, len(INPUTS), wspace=0.1)
+    laws = style.looks(numbers.loc[numbers["panel"].str.startswith("b_"), "series"], LAWS)
     first = None
     for i, (kind, title) in enumerate(INPUTS.items()):
         ax = figure.add_subplot(small[i], sharey=first)
         first = first or ax
         for law, points in numbers[numbers["panel"] == f"b_{kind}"].groupby("series"):
-            style.curve(ax, points["x"], points, LAWS[law], linewidth=0.9, markeredgewidth=1)
+            style.curve(ax, points["x"], points, laws[law], linewidth=0.9, markeredgewidth=1)
         ax.set(xscale="log", yscale="log", xlabel="K / d", ylim=(2e-3, 2))
         ax.tick_params(labelleft=i == 0)
         style.panel_title(ax, "b" if i == 0 else "", title)
-    laws = style.looks(numbers.loc[numbers["panel"].str.startswith("b_"), "series"], LAWS)
     below(
         figure,
         [style.handle(look, linewidth=0.9, markeredgewidth=1) for look in laws.values()],
