@@ -82,7 +82,7 @@ def inserted(r: Tensor, x: Tensor, form: Insertion, fill: Tensor | float) -> tup
     if form.removed is None:
         keep = flat >= flat.mean(1, keepdim=True)
     else:  # of equal scores the first ones go
-        lowest = flat.argsort(dim=1, stable=True)[:, : int(Fraction(repr(form.removed)) * flat.shape[1])]
+        lowest = flat.argsort(dim=1, stable=True)[:, : int(Fraction(repr(float(form.removed))) * flat.shape[1])]
         keep = torch.ones_like(flat, dtype=torch.bool).scatter(1, lowest, False)
     usable = flat.isfinite().all(1) & (flat.amax(1) > flat.amin(1))
     found = torch.where(keep.view(score.shape), x, fill)
