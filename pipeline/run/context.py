@@ -2,9 +2,9 @@
 of them."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,6 +17,7 @@ from pipeline.run.cell import Cell, digest, network_parts
 from pipeline.run.store import Store
 from pipeline.weights.states import HE_GAUSSIAN, network_of, original, preprocessing_of
 
+T = TypeVar("T")
 CALIBRATION = 64  # images on which weights=... batchnorm: calibrated looks
 
 
@@ -64,57 +65,59 @@ class Context:
     store: Store
     device: torch.device
     finished: dict[str, dict[str, Any]] = field(default_factory=dict)  # manifests of cells seen whole, by key
-    _images: dict[str, ImageSet] = field(default_factory=dict)
-    _image_hashes: dict[str, str | None] = field(default_factory=dict)
-    _file_hashes: dict[tuple[Path, int, int], str | None] = field(default_factory=dict)
+    _once: dict[object, Any] = field(default_factory=dict)
     _kept: dict[str, tuple[str, Network]] = field(default_factory=dict)  # the last network of each purpose
 
+    def once(self, key: object, find: Callable[[], T]) -> T:
+        if key not in self._once:
+            self._once[key] = find()
+        return self._once[key]
+
     def image_set(self, data: Selection, split: str = "test") -> ImageSet:
-        """The images of a data set, listed once. Raises UserError where they are not."""
-        key = data_key(data, split)
-        if key not in self._images:
-            self._images[key] = data.images(split)
-        return self._images[key]
+        """The images of a data set. Raises UserError where they are not."""
+        return self.once(("images", repr(data), split), lambda: data.images(split))
 
     def image_hash(self, data: Selection, split: str = "test") -> str | None:
         """None for images that are not here."""
-        key = data_key(data, split)
-        if key not in self._image_hashes:
+
+        def find() -> str | None:
             try:
-                self._image_hashes[key] = self.image_set(data, split).fingerprint()
+                return self.image_set(data, split).fingerprint()
             except (UserError, OSError):
-                self._image_hashes[key] = None
-        return self._image_hashes[key]
+                return None
+
+        return self.once(("hash", repr(data), split), find)
 
     def file_hash(self, file: Path | None) -> str | None:
         """None for a file that is not here."""
         if file is None or not file.is_file():
             return None
         stat = file.stat()
-        key = (file, stat.st_mtime_ns, stat.st_size)
-        if key not in self._file_hashes:
-            self._file_hashes[key] = file_hash(file)
-        return self._file_hashes[key]
+        return self.once((file, stat.st_mtime_ns, stat.st_size), lambda: file_hash(file))
 
     def network(self, cell: Cell) -> Network:
-        return built(cell, self.device, lambda: self.first_images(cell))
+        """The cell's network, on the device."""
+        model, dtype = cell.model.value, cell.dtype.torch
+        network = network_of(cell.weights.value, model, cell.seed, dtype, lambda: self.first_images(cell))
+        network.module.to(self.device)
+        return network
 
     def original(self, cell: Cell) -> Network:
         """The cell's network without what the weights' law did to its layers."""
         plain = replace(cell, weights=replace(cell.weights, value=original(cell.weights.value)))
-        return self.kept("original", plain, lambda: self.network(plain))
+        return self.kept("original", plain)
 
     def random_network(self, cell: Cell, seed: int) -> Network:
         """The cell's model under i.i.d. Gaussian weights."""
         drawn = replace(cell, weights=replace(cell.weights, name="gaussian", value=HE_GAUSSIAN), seed=seed)
-        return self.kept("random", drawn, lambda: self.network(drawn))
+        return self.kept("random", drawn)
 
-    def kept(self, purpose: str, cell: Cell, build: Callable[[], Network]) -> Network:
+    def kept(self, purpose: str, cell: Cell) -> Network:
         """Many cells are compared with one network: the last one is kept."""
         key = digest({"network": str(network_parts(cell))})
         if purpose not in self._kept or self._kept[purpose][0] != key:
             self._kept.pop(purpose, None)  # before the next one is there
-            self._kept[purpose] = (key, build())
+            self._kept[purpose] = (key, self.network(cell))
         return self._kept[purpose][1]
 
     def first_images(self, cell: Cell) -> torch.Tensor:
@@ -130,13 +133,3 @@ def context_of(run: Run) -> Context:
     store = Store(Path(run.output))
     store.check_writable()
     return Context(run, store, device_of(run.device))
-
-
-def data_key(data: Selection, split: str) -> str:
-    return digest({"is": type(data).__name__, "settings": str(asdict(data)), "split": split})
-
-
-def built(cell: Cell, device: torch.device, first_images: Callable[[], torch.Tensor]) -> Network:
-    network = network_of(cell.weights.value, cell.model.value, cell.seed, cell.dtype.torch, first_images)
-    network.module.to(device)
-    return network

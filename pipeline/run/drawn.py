@@ -29,42 +29,31 @@ def draw_figure(
     Its png and csv lie beside it. name: of its files, by default the figure's. What is drawn from the same tables by
     the same code stays. Raises UserError, before any work, for cells that the figure can't draw.
     """
-    store, folder = context.store, context.store.root / "figures"
-    pdf, record = folder / f"{name or figure}.pdf", folder / f".{name or figure}.json"
-    named = {sweep: [facts(cell) for cell in cells] for sweep, cells in sweeps.items()}
-    cells = [cell for of_sweep in sweeps.values() for cell in of_sweep]
-    from pipeline.figures import (
+    from pipeline.figures import (  # seaborn, which tables don't need, is slow to import
         FIGURES,
         draws_maps,
         refusal,
         save,
-    )  # seaborn is slow to import, and only figures need it
+    )
 
-    module = FIGURES[figure]
-    if complaint := refusal(module, named):
+    store, module, folder = context.store, FIGURES[figure], context.store.root / "figures"
+    pdf, record = folder / f"{name or figure}.pdf", folder / f".{name or figure}.json"
+    named = {sweep: [(cell, facts(cell)) for cell in cells] for sweep, cells in sweeps.items()}
+    if complaint := refusal(module, {sweep: [about for _, about in cells] for sweep, cells in named.items()}):
         raise UserError(complaint)
-    run_cells(cells, context, force)
-    drawn_from = {
-        "code": drawing_code(),
-        "profile": profile,
-        "sweeps": {sweep: [checksums(cell, context) for cell in cells] for sweep, cells in sweeps.items()},
-    }
+    run_cells([cell for cells in sweeps.values() for cell in cells], context, force)
+    sums = {sweep: [checksums(cell, context) for cell in cells] for sweep, cells in sweeps.items()}
+    drawn_from = digest({"code": drawing_code(), "profile": profile, "sweeps": sums})
     there = all(file.is_file() for file in (pdf, pdf.with_suffix(".png"), pdf.with_suffix(".csv"), record))
-    if there and not force and record.read_text() == digest(drawn_from):
+    if there and not force and record.read_text() == drawn_from:
         return pdf
-    tables = {
-        sweep: pd.concat(
-            [store.read(cell).assign(**about) for cell, about in zip(cells, named[sweep], strict=True)],
-            ignore_index=True,
-        )
-        for sweep, cells in sweeps.items()
-    }
-    maps = {
-        sweep: [(about, store.tensors(cell)) for cell, about in zip(cells, named[sweep], strict=True)]
-        for sweep, cells in sweeps.items()
-    }
-    save(module, name or figure, tables, profile, folder, maps if draws_maps(module) else None)
-    save_atomically(record, lambda path: path.write_text(digest(drawn_from)))
+    tables, maps = {}, {} if draws_maps(module) else None
+    for sweep, cells in named.items():
+        tables[sweep] = pd.concat([store.read(cell).assign(**about) for cell, about in cells], ignore_index=True)
+        if maps is not None:
+            maps[sweep] = [(about, store.tensors(cell)) for cell, about in cells]
+    save(module, name or figure, tables, profile, folder, maps)
+    save_atomically(record, lambda path: path.write_text(drawn_from))
     return pdf
 
 

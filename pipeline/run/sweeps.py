@@ -5,12 +5,12 @@ figure says and what the user says are laid over each other here.
 """
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.errors import UserError
@@ -66,14 +66,11 @@ class User:
 
 def user_of(overrides: Sequence[str]) -> User:
     """The command line's overrides of this job."""
-    parsed = [o for o in OverridesParser.create().parse_overrides(list(overrides)) if top(o) not in ELSEWHERE]
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    parsed = [o for o in parsed if re.split("[./]", o.key_or_group)[0] not in ELSEWHERE]
     plain = [o for o in parsed if not (o.is_add() or o.is_force_add() or o.is_delete())]
     others = tuple(str(o.input_line) for o in parsed if o not in plain)
     return User({o.key_or_group: str(o.input_line).partition("=")[2] for o in plain}, others)
-
-
-def top(override: Override) -> str:
-    return override.key_or_group.split(".")[0].split("/")[0]
 
 
 def layered(
