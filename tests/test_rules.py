@@ -9,7 +9,18 @@ from pipeline import api
 from pipeline.api import rule
 from pipeline.engine.network import Record, trace
 from pipeline.engine.place import Place
-from pipeline.engine.rules import GRAD, Activation, Add, AlphaBeta, FirstLayer, Gbp, Method, RectGrad, Start
+from pipeline.engine.rules import (
+    GRAD,
+    Activation,
+    Add,
+    AlphaBeta,
+    FirstLayer,
+    Gbp,
+    Method,
+    RectGrad,
+    Start,
+    order_statistic,
+)
 from pipeline.engine.walk import attribute, cascade, walk
 from pipeline.errors import UserError
 from pipeline.measures.maps import alignment
@@ -233,3 +244,10 @@ def test_z_box_needs_bounds():
     record = trace(seeded(lambda: small(True))).forward(images(1, SMALL))
     with pytest.raises(UserError, match="mean and std"):
         attribute(record, replace(LRP, bottom=FirstLayer.zbox), bottom=True)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 500, 998, 999])
+def test_the_order_statistic_is_that_of_a_sort(rank):
+    values = torch.randn(3, 1000).round(decimals=1)  # with ties
+    values[2] = 0
+    assert torch.equal(order_statistic(values, rank), values.sort(1).values[:, rank])
