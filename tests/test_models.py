@@ -1,4 +1,4 @@
-"""Networks by name: EfficientNet-Lite0 with the weights that a package ships, the CIFAR forms, and units by module path."""
+"""Networks by name: EfficientNet-Lite0 with the weights that a package ships, the CIFAR forms; units by module path."""
 
 import importlib.util
 from collections import OrderedDict
@@ -231,9 +231,12 @@ def test_categories():
 
 def bottlenecks() -> nn.Module:
     """stem, two linear bottlenecks without a sum, fc."""
-    wide = lambda inputs, outputs: nn.Sequential(
-        conv(inputs, 6, 1, 0), nn.ReLU6(), conv(6, 6, groups=6), nn.ReLU6(), conv(6, outputs, 1, 0)
-    )  # noqa: E731
+
+    def wide(inputs: int, outputs: int) -> nn.Module:
+        return nn.Sequential(
+            conv(inputs, 6, 1, 0), nn.ReLU6(), conv(6, 6, groups=6), nn.ReLU6(), conv(6, outputs, 1, 0)
+        )
+
     blocks = nn.Sequential(wide(4, 3), wide(3, 5))
     parts = {
         "stem": conv(3, 4),
