@@ -161,7 +161,7 @@ def test_checkpoint_of_a_batch_norm_network_is_folded(tmp_path):
     torch.testing.assert_close(network.forward(x).logits, module.double()(x))
 
 
-# ---- pretrained: torchvision's cache, a local file, no network ------------------------------------------------------------
+# ---- pretrained: torchvision's cache, a local file, no network -------------------------------------------------------
 
 
 @pytest.fixture
