@@ -93,10 +93,10 @@ class Network:
         return units
 
     def unit_name(self, layer: int) -> str:
-        """The name of layer l: of its conv or linear layer, or of the block that holds several."""
+        """The name of layer l: of its conv or linear layer, or of the block that holds several; "" of no layer."""
         inside = [(name, op.where) for name, op in zip(self.names, self.layers, strict=True) if op.unit == layer]
         names, paths = ([layer[i] for layer in inside] for i in range(2))
-        return names[0] if len(names) == 1 else common_path(names) or common_path(paths) or "+".join(names)
+        return "".join(names) if len(names) < 2 else common_path(names) or common_path(paths) or "+".join(names)
 
     def numbers(self, names: Sequence[str] | None) -> list[int]:
         """l of the layers below the output with these names, in order; of all of them without.
