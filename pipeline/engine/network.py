@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -87,10 +89,7 @@ class Network:
 
     @cached_property
     def _units(self) -> dict[int, list[Op]]:
-        units: dict[int, list[Op]] = {layer: [] for layer in range(1, self.depth + 1)}
-        for op in self.ops:
-            units[op.unit].append(op)
-        return units
+        return {layer: list(ops) for layer, ops in groupby(self.ops, attrgetter("unit"))}
 
     def unit_name(self, layer: int) -> str:
         """The name of layer l: of its conv or linear layer, or of the block that holds several; "" of no layer."""

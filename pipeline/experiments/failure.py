@@ -3,6 +3,8 @@ decided class and its rival."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
+from operator import itemgetter
 from typing import Any
 
 import pandas as pd
@@ -106,7 +108,7 @@ def run(
 def chosen(network: Network, images: Iterable[Batch], target: Target, options: Options) -> list[Case]:
     """The images to look at, in the order of the data."""
     found: list[tuple[int, Case]] = []
-    place = 0
+    place = count()
     for batch in images:
         logits = network.forward(batch.x).logits
         classes = target.classes(batch, logits)
@@ -114,16 +116,14 @@ def chosen(network: Network, images: Iterable[Batch], target: Target, options: O
         for b, k in enumerate(classes.tolist()):
             case = case_of(batch.names[b], batch.x[b : b + 1], int(batch.labels[b]), k, logits[b])
             if wanted(case, options):
-                found.append((place + b, case))
-        place += len(batch.names)
+                found.append((next(place), case))
         found = sorted(found, key=confidence)[: options.most]
-    return [case for _, case in sorted(found, key=lambda item: item[0])]
+    return [case for _, case in sorted(found, key=itemgetter(0))]
 
 
-def confidence(item: tuple[int, Case]) -> tuple[float, int]:
-    """Sorts the most confident decision first, equal ones by their place."""
-    place, case = item
-    return -float(case.probabilities[case.decision]), place
+def confidence(item: tuple[int, Case]) -> float:
+    """Sorts the most confident decision first, equal ones by their place: they come in its order."""
+    return -float(item[1].probabilities[item[1].decision])
 
 
 def case_of(image: str, x: Tensor, label: int, target: int, logits: Tensor) -> Case:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.engine.network import LINEAR, RELU, Network, Record
 from pipeline.engine.place import Place
 from pipeline.engine.rules import AlphaBeta, ExcitationBp, FirstLayer, Lrp, Method, Rule
-from pipeline.engine.walk import one_hot, step
+from pipeline.engine.walk import one_hot, step, unit_scale
 from pipeline.experiments.interface import Result
 from pipeline.experiments.rows import Columns, over_images
 from pipeline.experiments.targets import Target
@@ -82,7 +82,7 @@ def conditions(record: Record, rule: Rule, r: Tensor) -> Iterator[tuple[int, dic
     """(l, both sides of (13) with the share of terms filtered, each (B,)) for l = L..1, r being r_L."""
     z_plus = rule.first_layer if isinstance(rule, Lrp | WithoutGamma) else None
     for layer in range(record.network.depth, 0, -1):
-        r = r / per_sample(r.flatten(1).abs().amax(1).clamp(min=torch.finfo(r.dtype).tiny), r)
+        r = unit_scale(r)
         counts: list[Tensor] = []
         below = step(record, layer, r, rule, visit=partial(count, counts, z_plus))
         plain, a = step(record, layer, r), record.activation(layer - 1)
@@ -103,13 +103,11 @@ def verdict(sides: dict[str, Tensor], tolerance: float) -> dict[str, list[Any]]:
 
 
 def relation(margin: float, same_terms: bool, tolerance: float) -> str:
-    if math.isnan(margin) or same_terms:
-        return "missing" if math.isnan(margin) else ""
+    if math.isnan(margin):
+        return "missing"
+    if same_terms:
+        return ""
     return "equal" if abs(margin) <= tolerance else "greater" if margin > 0 else "less"
-
-
-def per_sample(value: Tensor, like: Tensor) -> Tensor:
-    return value.view(-1, *[1] * (like.ndim - 1))
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
