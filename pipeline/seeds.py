@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def derived_seed(*key: int) -> int:
@@ -19,3 +20,8 @@ def name_seed(name: str) -> int:
 def keyed(*key: int) -> torch.Generator:
     """A generator of its own for each key."""
     return torch.Generator().manual_seed(derived_seed(*key))
+
+
+def normal(generator: torch.Generator, *shape: int) -> Tensor:
+    """Standard normal numbers, float64."""
+    return torch.randn(shape, generator=generator, dtype=torch.float64)

@@ -96,16 +96,9 @@ def mean_gradient(r: Tensor, record: Record, op: Op) -> Sequence[Tensor]:
 
 
 def avg_pool_gradient(r: Tensor, record: Record, op: Op) -> Sequence[Tensor]:
-    s = {name: record.setting(op, name) for name in op.settings}
-    window, stride, padding = (
-        [v, v] if isinstance(v, int) else list(v or []) for v in (s["kernel_size"], s["stride"], s["padding"])
-    )
+    window, stride, *rest = (record.setting(op, name) for name in op.settings)  # in the order of lowering.AVG_POOL
     like = r.new_empty(()).expand(input_shape(r, record, op))
-    return (
-        torch.ops.aten.avg_pool2d_backward(
-            r, like, window, stride, padding, s["ceil_mode"], s["count_include_pad"], s["divisor_override"]
-        ),
-    )
+    return (torch.ops.aten.avg_pool2d_backward(r, like, window, stride or [], *rest),)
 
 
 def adaptive_avg_pool_gradient(r: Tensor, record: Record, op: Op) -> Sequence[Tensor]:

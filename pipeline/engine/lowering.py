@@ -19,7 +19,7 @@ POOLS = {  # functions that also return where each maximum was
     torch.max_pool2d: F.max_pool2d_with_indices,
     F.adaptive_max_pool2d: F.adaptive_max_pool2d_with_indices,
 }
-AVG_POOL = {
+AVG_POOL = {  # in the order in which the gradient's kernel takes them
     "kernel_size": None, "stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True,
     "divisor_override": None,
 }  # fmt: skip

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -87,16 +89,13 @@ class Network:
 
     @cached_property
     def _units(self) -> dict[int, list[Op]]:
-        units: dict[int, list[Op]] = {layer: [] for layer in range(1, self.depth + 1)}
-        for op in self.ops:
-            units[op.unit].append(op)
-        return units
+        return {layer: list(ops) for layer, ops in groupby(self.ops, attrgetter("unit"))}
 
     def unit_name(self, layer: int) -> str:
-        """The name of layer l: of its conv or linear layer, or of the block that holds several."""
+        """The name of layer l: of its conv or linear layer, or of the block that holds several; "" of no layer."""
         inside = [(name, op.where) for name, op in zip(self.names, self.layers, strict=True) if op.unit == layer]
         names, paths = ([layer[i] for layer in inside] for i in range(2))
-        return names[0] if len(names) == 1 else common_path(names) or common_path(paths) or "+".join(names)
+        return "".join(names) if len(names) < 2 else common_path(names) or common_path(paths) or "+".join(names)
 
     def numbers(self, names: Sequence[str] | None) -> list[int]:
         """l of the layers below the output with these names, in order; of all of them without.

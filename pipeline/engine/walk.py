@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from pipeline.engine.gradients import GRADIENTS
 from pipeline.engine.network import LINEAR, RELU, Record
 from pipeline.engine.place import Place
 from pipeline.engine.rules import GRAD, Activation, External, Method, Rule
@@ -41,13 +40,10 @@ def step(record: Record, layer: int, r: Tensor, rule: Rule = GRAD, visit: Visit 
         r_out = waiting.pop(op.output, None)
         if r_out is None:
             continue
-        ruled = op.kind in RULED
-        if rule is GRAD or not ruled:
-            sent = GRADIENTS[op.kind](r_out, record, op)
-        else:
-            sent = sent_by(rule, r_out, Place(record, op))
+        at, ruled = Place(record, op), op.kind in RULED
+        sent = sent_by(rule, r_out, at) if ruled and rule is not GRAD else at.gradient(r_out)
         if visit is not None and ruled:
-            visit(Place(record, op), r_out, sent)
+            visit(at, r_out, sent)
         for i, r_in in zip(op.inputs, sent, strict=False):
             waiting[i] = waiting[i] + r_in if i in waiting else r_in
     return waiting[network.ends[layer - 1]]

@@ -1,7 +1,9 @@
 """Experiments: functions from a network and images to rows. They never write; runner.py does.
 
-To add one: write `run` in a module of its own, enter it in EXPERIMENTS, add conf/experiment/<name>.yaml.
+To add one: write `run` and `Options` in a module of its own, enter it in EXPERIMENTS, add conf/experiment/<name>.yaml.
 """
+
+from typing import Any
 
 from pipeline.engine.rules import Activation, External, Rule
 from pipeline.experiments import (
@@ -23,22 +25,26 @@ from pipeline.experiments import (
 )
 from pipeline.experiments.interface import Dtype, Experiment
 
+
+def experiment(module: Any, version: int, **more: Any) -> Experiment:
+    """The module's `run` and `Options`; more: fields of Experiment."""
+    return Experiment(module.run, module.Options, version, **more)
+
+
 EXPERIMENTS = {
-    "attribute": Experiment(
-        attribute.run, attribute.Options, version=1, takes=(Rule, Activation, External), picture="attribute"
-    ),
-    "cascade": Experiment(cascade.run, cascade.Options, version=2, takes=(Rule, Activation, External)),
-    "directions": Experiment(directions.run, directions.Options, version=1),
-    "nulls": Experiment(nulls.run, nulls.Options, version=1, least_images=lambda options: 2),
-    "weight_stats": Experiment(weight_stats.run, weight_stats.Options, version=1),
-    "kis": Experiment(kis.run, kis.Options, version=1, takes=(Rule, External), least_images=kis.least_images),
-    "train": Experiment(train.run, train.TrainOptions, version=1),
-    "extremes": Experiment(extremes.run, extremes.Options, version=1),
-    "failure": Experiment(failure.run, failure.Options, version=1, picture="fig7"),
-    "geometry": Experiment(geometry.run, geometry.Options, version=1),
-    "theorem1": Experiment(theorem1.run, theorem1.Options, version=2),
-    "theorem2": Experiment(theorem2.run, theorem2.Options, version=1),
-    "nfr": Experiment(nfr.run, nfr.Options, version=1, objection=nfr.objection, dtype=Dtype.float64),
-    "rank1": Experiment(rank1.run, rank1.Options, version=1),
-    "verify": Experiment(verify.run, verify.Options, version=1, dtype=Dtype.float64, fresh=True, report=verify.report),
+    "attribute": experiment(attribute, version=1, takes=(Rule, Activation, External), picture="attribute"),
+    "cascade": experiment(cascade, version=2, takes=(Rule, Activation, External)),
+    "directions": experiment(directions, version=1),
+    "nulls": experiment(nulls, version=1, least_images=lambda options: 2),
+    "weight_stats": experiment(weight_stats, version=1),
+    "kis": experiment(kis, version=1, takes=(Rule, External), least_images=kis.least_images),
+    "train": experiment(train, version=1),
+    "extremes": experiment(extremes, version=1),
+    "failure": experiment(failure, version=1, picture="fig7"),
+    "geometry": experiment(geometry, version=1),
+    "theorem1": experiment(theorem1, version=2),
+    "theorem2": experiment(theorem2, version=1),
+    "nfr": experiment(nfr, version=1, objection=nfr.objection, dtype=Dtype.float64),
+    "rank1": experiment(rank1, version=1),
+    "verify": experiment(verify, version=1, dtype=Dtype.float64, fresh=True, report=verify.report),
 }

@@ -14,6 +14,7 @@ from pipeline.engine.network import Network, Record
 from pipeline.engine.rules import Activation, External, Gbp, Method
 from pipeline.experiments.external import external_map
 from pipeline.experiments.interface import Result
+from pipeline.experiments.rows import Columns, rows_of
 from pipeline.experiments.targets import Target
 from pipeline.images.batches import Batch
 from pipeline.measures.maps import alignment, chroma
@@ -50,57 +51,47 @@ def run(
     maps.safetensors, in the order of the rows: without_bottom, with_bottom (rows, C, H, W); inputs.safetensors:
     x (images, C, H, W).
     """
-    tables = [Maps([], defaultdict(list)) for _ in rules]
+    rows: list[list[dict[str, Any]]] = [[] for _ in rules]
+    kept: list[dict[str, list[Tensor]]] = [defaultdict(list) for _ in rules]
     inputs, names = [], model.categories()
     for batch in images:
         record = network.forward(batch.x)
         unmodified = target.original().forward(batch.x) if options.original else None
         classes = target.classes(batch, record.logits)
-        about = [
-            {"image": image, **facts}
-            for image, facts in zip(batch.names, explained(record, classes, batch.labels, names), strict=True)
-        ]
+        about = explained(record, classes, batch.labels, names)
         inputs.append(record.x.cpu())
-        for rule, table in zip(rules, tables, strict=True):
+        for rule, table, tensors in zip(rules, rows, kept, strict=True):
             found = maps_of(network, record, rule, classes, options)
             originals = maps_of(unmodified.network, unmodified, rule, classes, options) if unmodified else {}
-            numbers = {layer: measure(maps, originals.get(layer), record.x) for layer, maps in found.items()}
-            for b, facts in enumerate(about):
-                for layer, maps in found.items():
-                    values = {k: float(v[b]) for k, v in numbers[layer].items()}
-                    table.rows.append({**facts, "layer": layer, "name": network.unit_name(layer), **values})
-                    for key, r in maps.items() if options.maps else ():
-                        table.maps[key].append(r[b : b + 1].cpu())
-    kept = {"inputs": {"x": torch.cat(inputs)}} if options.maps and inputs else {}
-    return [Result(pd.DataFrame(table.rows), table.tensors() | kept if kept else {}) for table in tables]
+            table += rows_of(
+                batch.names,
+                (
+                    about
+                    | {"layer": layer, "name": network.unit_name(layer)}
+                    | measure(maps, originals.get(layer), record.x)
+                    for layer, maps in found.items()
+                ),
+            )
+            for key in ("without_bottom", "with_bottom") if options.maps else ():
+                if by_layer := [maps[key].cpu() for maps in found.values() if key in maps]:
+                    tensors[key].append(torch.stack(by_layer, 1).flatten(0, 1))
+    if not options.maps or not inputs:
+        return [Result(pd.DataFrame(table)) for table in rows]
+    x = {"inputs": {"x": torch.cat(inputs)}}
+    joined = ({"maps": {key: torch.cat(maps) for key, maps in tensors.items()}} for tensors in kept)
+    return [Result(pd.DataFrame(table), maps | x) for table, maps in zip(rows, joined, strict=True)]
 
 
-@dataclass(frozen=True)
-class Maps:
-    """Rows of one table, and its maps in their order."""
-
-    rows: list[dict[str, Any]]
-    maps: dict[str, list[Tensor]]
-
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        return {"maps": {key: torch.cat(maps) for key, maps in self.maps.items()}}
-
-
-def explained(record: Record, classes: Tensor, labels: Tensor, names: Sequence[str] | None) -> list[dict[str, Any]]:
-    """What is explained, for each image."""
-    probability = record.logits.double().softmax(1).gather(1, classes[:, None])[:, 0].tolist()
-    columns = zip(classes.tolist(), labels.tolist(), record.logits.argmax(1).tolist(), probability, strict=True)
-    return [
-        {
-            "target": k,
-            "label": label,
-            "decision": decision,
-            "probability": p,
-            "class_name": class_name(k, names),
-            "label_name": class_name(label, names),
-        }
-        for k, label, decision, p in columns
-    ]
+def explained(record: Record, classes: Tensor, labels: Tensor, names: Sequence[str] | None) -> Columns:
+    """What is explained."""
+    return {
+        "target": classes,
+        "label": labels,
+        "decision": record.logits.argmax(1),
+        "probability": record.logits.double().softmax(1).gather(1, classes[:, None])[:, 0],
+        "class_name": [class_name(k, names) for k in classes.tolist()],
+        "label_name": [class_name(label, names) for label in labels.tolist()],
+    }
 
 
 def measure(maps: dict[str, Tensor], originals: dict[str, Tensor] | None, x: Tensor) -> dict[str, Tensor]:

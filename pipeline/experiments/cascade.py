@@ -3,16 +3,15 @@ N = 0..L."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import pandas as pd
 from torch import Tensor
 
 from pipeline.engine import walk
-from pipeline.engine.network import Network
+from pipeline.engine.network import Network, Record
 from pipeline.engine.rules import External, Method
 from pipeline.experiments.external import external_map
 from pipeline.experiments.interface import Result
+from pipeline.experiments.rows import Columns, over_images
 from pipeline.experiments.targets import Target
 from pipeline.images.batches import Batch
 from pipeline.measures.maps import BANDS, alignment, band_alignment, chroma, naive_alignment
@@ -39,26 +38,22 @@ def run(
     name: of the lowest layer under the rule; alignment_chroma: of the colours, what is left after the mean over
     channels (NaN for grey images). N runs to L, for `activation` to L - 1; for an external attribution N = L alone.
     """
-    rows: list[list[dict[str, Any]]] = [[] for _ in rules]
     inside = [i for i, rule in enumerate(rules) if not isinstance(rule, External)]
-    for batch in images:
-        record = network.forward(batch.x)
-        classes = target.classes(batch, record.logits)
-        measured: dict[tuple[int, int], dict[str, Tensor]] = {}
+
+    def found(batch: Batch, record: Record, classes: Tensor) -> list[list[Columns]]:
+        measured: list[dict[int, Columns]] = [{} for _ in rules]  # at N
         last, values = None, {}
-        for at, n, r in walk.cascade(record, [rules[i] for i in inside], classes):
+        for i, n, r in walk.cascade(record, [rules[i] for i in inside], classes):
             if r is not last:  # rules that share a map get it one after the other: measured once
                 last, values = r, measure(r, record.x, options)
-            measured[inside[at], n] = values
-        for i, rule in enumerate(rules):
+            measured[inside[i]][n] = values
+        for rule, at in zip(rules, measured, strict=True):
             if isinstance(rule, External):
-                measured[i, network.depth] = measure(external_map(rule, network, batch.x, classes), batch.x, options)
-        names = {n: network.unit_name(network.depth - n + 1) if n else "" for _, n in measured}
-        for b, image in enumerate(batch.names):
-            for (i, n), values in sorted(measured.items()):
-                numbers = {k: float(v[b]) for k, v in values.items()}
-                rows[i].append({"image": image, "target": int(classes[b]), "n": n, "name": names[n], **numbers})
-    return [Result(pd.DataFrame(table)) for table in rows]
+                at[network.depth] = measure(external_map(rule, network, batch.x, classes), batch.x, options)
+        name = lambda n: network.unit_name(network.depth - n + 1)  # noqa: E731
+        return [[{"n": n, "name": name(n), **at[n]} for n in sorted(at)] for at in measured]
+
+    return over_images(network, images, rules, target, found)
 
 
 def measure(r: Tensor, x: Tensor, options: Options) -> dict[str, Tensor]:

@@ -5,9 +5,9 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from functools import partial
+from operator import itemgetter
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from pipeline.engine.network import Network, Record
 from pipeline.engine.rules import Rule, rational
 from pipeline.engine.walk import attribute, one_hot, step, unit_scale, walk
 from pipeline.experiments.interface import Result
+from pipeline.experiments.rows import Columns, over_images
 from pipeline.experiments.targets import Target
 from pipeline.images.batches import Batch
 from pipeline.measures.maps import alignment
@@ -44,9 +45,6 @@ class Options:
             raise ValueError(f"share must lie in (0, 1], not {self.share}")
 
 
-Key = tuple[int, int, str]  # index of the rule, layer, part
-
-
 def run(
     network: Network, images: Iterable[Batch], rules: Sequence[Rule], target: Target, options: Options
 ) -> list[Result]:
@@ -60,66 +58,47 @@ def run(
     nothing comes back, as from a layer without active units. L is left out: A_L are logits, and their extremes are
     classes.
     """
-    rows: list[list[dict[str, Any]]] = [[] for _ in rules]
-    for batch in images:
-        record = network.forward(batch.x)
-        classes = target.classes(batch, record.logits)
-        measured = {
-            key: {name: v.tolist() for name, v in values.items()}
-            for key, values in measure(record, rules, classes, batch.names, options)
-        }
-        for b, image in enumerate(batch.names):
-            for i, layer, part in sorted(measured, key=lambda key: key[:2]):  # parts stay in their order
-                facts = {
-                    "image": image,
-                    "target": int(classes[b]),
-                    "layer": layer,
-                    "name": network.unit_name(layer),
-                    "part": part,
-                }
-                numbers = {name: column[b] for name, column in measured[i, layer, part].items()}
-                rows[i].append({**facts, "seed_with": options.seed_with.value, "share": options.share, **numbers})
-    return [Result(pd.DataFrame(table)) for table in rows]
+    return over_images(network, images, rules, target, partial(measure, rules, options))
 
 
 @torch.no_grad()
 def measure(
-    record: Record, rules: Sequence[Rule], classes: Tensor, images: Sequence[str], options: Options
-) -> Iterator[tuple[Key, dict[str, Tensor]]]:
-    """The numbers of every rule, layer and part, each (B,).
+    rules: Sequence[Rule], options: Options, batch: Batch, record: Record, classes: Tensor
+) -> list[list[Columns]]:
+    """The numbers of every rule, layer and part.
 
     A rule sees the record's B samples, so each part goes down by itself: L^2 / 2 units for each part and rule.
     Repeating the batch, so that the parts travel together, was no faster.
     """
+    tables: list[list[Columns]] = [[] for _ in rules]
     x, top = record.x, record.network.depth
+    asked = {"seed_with": options.seed_with.value, "share": options.share}
     original = [attribute(record, rule, classes) for rule in rules]
     own = [rule.start(one_hot(record, classes), record.logits) for rule in rules]
     for layer in range(top - 1, 0, -1):
         a = record.activation(layer)
         if options.seed_with is not SeedWith.activation:
             own = [unit_scale(step(record, layer + 1, r, rule)) for r, rule in zip(own, rules, strict=True)]
-        chosen = select(a, [keyed(name_seed(image), layer) for image in images], options.share)
+        chosen = select(a, [keyed(name_seed(image), layer) for image in batch.names], options.share)
         units = {part: mask.flatten(1).sum(1) for part, mask in chosen.items()}
         for i, rule in enumerate(rules):
             maps = {"all": original[i]} if options.seed_with is SeedWith.relevance else {}  # nothing is masked
             for part, r in starts(a, own[i], chosen, options.seed_with):
                 if part not in maps:
                     maps[part] = walk(record, unit_scale(r), lambda _, rule=rule: rule, layer)
-                similar = {
+                facts = {"layer": layer, "name": record.network.unit_name(layer), "part": part}
+                cosines = {
+                    "alignment": alignment(maps[part], x),
                     "sim_all": alignment(maps[part], maps["all"]),
                     "sim_original": alignment(maps[part], original[i]),
                 }
-                yield (
-                    (i, layer, part),
-                    {"units": units[part.removeprefix("constant_")], "alignment": alignment(maps[part], x), **similar},
-                )
+                tables[i].append(facts | asked | {"units": units[part.removeprefix("constant_")]} | cosines)
+    return [sorted(table, key=itemgetter("layer")) for table in tables]  # parts stay in their order
 
 
 def starts(a: Tensor, own: Tensor, chosen: dict[str, Tensor], seed_with: SeedWith) -> Iterator[tuple[str, Tensor]]:
     """(part, r_l) of every part, `all` first."""
-    value = {SeedWith.activation: lambda: a, SeedWith.relevance: lambda: own, SeedWith.product: lambda: a * own}[
-        seed_with
-    ]()
+    value = own if seed_with is SeedWith.relevance else a if seed_with is SeedWith.activation else a * own
     yield "all", value
     for part in ("max", "min", "random"):
         yield part, value * chosen[part]
@@ -130,21 +109,19 @@ def starts(a: Tensor, own: Tensor, chosen: dict[str, Tensor], seed_with: SeedWit
 
 def select(a: Tensor, generators: Sequence[torch.Generator], share: float) -> dict[str, Tensor]:
     """Masks of the units of each part, bool, of a's shape (B, ...); generators: one per sample, for `random`."""
-    chosen = {
-        part: torch.zeros(a.shape, dtype=torch.bool, device=a.device).flatten(1)
-        for part in ("all", "max", "min", "random")
-    }
+    chosen = {part: torch.zeros_like(a.flatten(1), dtype=torch.bool) for part in ("all", "max", "min", "random")}
     for b, generator in enumerate(generators):
         magnitude = a[b].flatten().abs()
         active = magnitude.nonzero()[:, 0]
         count = max(1, math.ceil(rational(share) * len(active)))
         # for all units: one that is not active changes no other's
         lots = torch.rand(len(magnitude), generator=generator).to(a.device)
+        first = lambda of, **how: active[of[active].argsort(stable=True, **how)[:count]]  # noqa: E731, B023
         places = {
             "all": active,
-            "max": active[magnitude[active].argsort(descending=True, stable=True)[:count]],
-            "min": active[magnitude[active].argsort(stable=True)[:count]],
-            "random": active[lots[active].argsort(stable=True)[:count]],
+            "max": first(magnitude, descending=True),
+            "min": first(magnitude),
+            "random": first(lots),
         }
         for part, place in places.items():
             chosen[part][b, place] = True

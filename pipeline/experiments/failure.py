@@ -3,6 +3,8 @@ decided class and its rival."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
+from operator import itemgetter
 from typing import Any
 
 import pandas as pd
@@ -12,9 +14,8 @@ from torch import Tensor
 from pipeline.engine import walk
 from pipeline.engine.network import Network, Record
 from pipeline.engine.rules import Gbp, Rule
-from pipeline.errors import UserError
 from pipeline.experiments.interface import Result
-from pipeline.experiments.targets import Target
+from pipeline.experiments.targets import Target, check_labels
 from pipeline.images.batches import Batch
 from pipeline.measures.maps import alignment, chroma
 from pipeline.networks.catalogue import Model, class_name
@@ -78,30 +79,26 @@ def run(
     for case in chosen(network, images, target, options):
         record = network.forward(case.x)
         about = facts(case, names)
-        for i, rule in enumerate(rules):
+        for rule, table, kept in zip(rules, rows, maps, strict=True):
             of_target: dict[tuple[str, int], Tensor] = {}
             for start, side, layer, r in maps_of(record, rule, case, layers):
                 k = {"target": case.target, "rival": case.rival}.get(side, -1)
-                of_class = {
-                    "class_name": class_name(k, names),
-                    "probability": float(case.probabilities[k]) if side else float("nan"),
-                }
                 if side == "target":
                     of_target[start, layer] = r
-                similarity = float(alignment(r, of_target[start, layer])) if side == "rival" else float("nan")
-                values = {
-                    "alignment": float(alignment(r, case.x)),
-                    "colour": float(alignment(chroma(r), chroma(case.x))),
-                    "similarity": similarity,
-                }
-                where = {
+                row = {
+                    "target": k,
+                    "class_name": class_name(k, names),
+                    "probability": float(case.probabilities[k]) if side else float("nan"),
                     "layer": layer,
-                    "name": network.unit_name(layer) if layer else "",
+                    "name": network.unit_name(layer),
                     "start": start,
                     "side": side,
+                    "alignment": float(alignment(r, case.x)),
+                    "colour": float(alignment(chroma(r), chroma(case.x))),
+                    "similarity": float(alignment(r, of_target[start, layer])) if side == "rival" else float("nan"),
                 }
-                rows[i].append({**about, "target": k, **of_class, **where, **values})
-                maps[i].append(r.cpu())
+                table.append(about | row)
+                kept.append(r.cpu())
     return [
         Result(pd.DataFrame(table, columns=COLUMNS), {"maps": {"map": torch.cat(found)}} if found else {})
         for table, found in zip(rows, maps, strict=True)
@@ -111,30 +108,25 @@ def run(
 def chosen(network: Network, images: Iterable[Batch], target: Target, options: Options) -> list[Case]:
     """The images to look at, in the order of the data."""
     found: list[tuple[int, Case]] = []
-    place = 0
+    place = count()
     for batch in images:
         logits = network.forward(batch.x).logits
-        for b, k in enumerate(target.classes(batch, logits).tolist()):
+        classes = target.classes(batch, logits)
+        check_labels(batch, logits.shape[1])
+        for b, k in enumerate(classes.tolist()):
             case = case_of(batch.names[b], batch.x[b : b + 1], int(batch.labels[b]), k, logits[b])
             if wanted(case, options):
-                found.append((place + b, case))
-        place += len(batch.names)
+                found.append((next(place), case))
         found = sorted(found, key=confidence)[: options.most]
-    return [case for _, case in sorted(found, key=lambda item: item[0])]
+    return [case for _, case in sorted(found, key=itemgetter(0))]
 
 
-def confidence(item: tuple[int, Case]) -> tuple[float, int]:
-    """Sorts the most confident decision first, equal ones by their place."""
-    place, case = item
-    return -float(case.probabilities[case.decision]), place
+def confidence(item: tuple[int, Case]) -> float:
+    """Sorts the most confident decision first, equal ones by their place: they come in its order."""
+    return -float(item[1].probabilities[item[1].decision])
 
 
 def case_of(image: str, x: Tensor, label: int, target: int, logits: Tensor) -> Case:
-    if label >= len(logits):
-        raise UserError(
-            f"{image} has the label {label}, but the model has the classes 0 to {len(logits) - 1}; "
-            "use data of the model's classes"
-        )
     others = logits.clone()
     others[target] = -torch.inf
     rival = label if label >= 0 and label != target else int(others.argmax())
@@ -186,10 +178,6 @@ def layers_of(network: Network, names: Sequence[str] | None) -> list[int]:
 
 def facts(case: Case, names: Sequence[str] | None) -> dict[str, Any]:
     classes = {"label": case.label, "decision": case.decision, "rival": case.rival}
-    probabilities = {f"probability_{who}": float(case.probabilities[classes[who]]) for who in ("decision", "rival")}
-    return {
-        "image": case.image,
-        **classes,
-        **{f"{who}_name": class_name(k, names) for who, k in classes.items()},
-        **probabilities,
-    }
+    called = {f"{who}_name": class_name(k, names) for who, k in classes.items()}
+    probable = {f"probability_{who}": float(case.probabilities[classes[who]]) for who in ("decision", "rival")}
+    return {"image": case.image} | classes | called | probable

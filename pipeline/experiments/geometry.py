@@ -14,7 +14,7 @@ from pipeline.engine.walk import attribute
 from pipeline.experiments.interface import Result
 from pipeline.measures.maps import alignment
 from pipeline.networks.shallow import shallow
-from pipeline.seeds import keyed
+from pipeline.seeds import keyed, normal
 
 WEIGHTS, BACKWARD, DRAWS = 0, 1, 2  # streams
 NORM = 1.25  # of x, a little longer than the weights
@@ -46,7 +46,7 @@ def run(options: Options) -> list[Result]:
     angle = math.radians(options.x_angle)
     x = NORM * torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
     w = plane_weights(1, options.neurons, keyed(options.seed, WEIGHTS))[0]  # (K, 2)
-    r = torch.randn(options.neurons, generator=keyed(options.seed, BACKWARD), dtype=torch.float64)
+    r = normal(keyed(options.seed, BACKWARD), options.neurons)
     z = w @ x[0]
     found = {name: value[0] for name, value in sums(w[None], r[None], x).items()}
     found["NFR"] = attribute(shallow(w, r[None]).forward(x), Gbp())[0]
@@ -80,7 +80,7 @@ def sums(w: Tensor, r: Tensor, x: Tensor) -> dict[str, Tensor]:
 def averages(options: Options, x: Tensor) -> dict[str, dict[str, float]]:
     generator = keyed(options.seed, DRAWS)
     w = plane_weights(options.draws, options.neurons, generator)
-    r = torch.randn(options.draws, options.neurons, generator=generator, dtype=torch.float64)
+    r = normal(generator, options.draws, options.neurons)
     found = {name: alignment(value, x.expand_as(value)) for name, value in sums(w, r, x).items()}
     found["NFR"] = found["R_+"]
     defined = ~found["R_+"].isnan()  # somewhere no r_i > 0 meets an active neuron

@@ -6,7 +6,6 @@ Does the decision stay, and for the same reasons?
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
 
 import pandas as pd
 import torch
@@ -18,7 +17,8 @@ from pipeline.engine.rules import External, Rule
 from pipeline.errors import UserError
 from pipeline.experiments.external import external_map
 from pipeline.experiments.interface import Result
-from pipeline.experiments.targets import Target
+from pipeline.experiments.rows import Columns, rows_of
+from pipeline.experiments.targets import Target, check_labels
 from pipeline.images.batches import Batch, Images
 from pipeline.images.nullmaps import blur, edges, noise
 from pipeline.measures.kis import Fill, Insertion, Rescale, Rescaling, Score, inserted, kis, rescaled
@@ -30,7 +30,6 @@ COLUMNS = [
     "image", "target", "input", "label", "decision", "decision_star", "correct", "s_own", "s_fixed", "margin",
     "probability_star", "kept", "missing",
 ]  # fmt: skip
-Columns = dict[str, list[Any]]  # (B,) each
 
 
 @dataclass(frozen=True)
@@ -184,13 +183,8 @@ def case_of(
     network: Network, batch: Batch, target: Target, images: Images, random_network: Callable[[int], Network]
 ) -> Case:
     record = network.forward(batch.x)
-    top, count = record.logits.topk(2), record.logits.shape[1]
-    if int(batch.labels.max()) >= count:
-        b = int(batch.labels.argmax())
-        raise UserError(
-            f"{batch.names[b]} has the label {int(batch.labels[b])}, but the model has the classes 0 to {count - 1}; "
-            "use data of its classes"
-        )
+    check_labels(batch, record.logits.shape[1])
+    top = record.logits.topk(2)
     return Case(
         batch,
         record,
@@ -275,23 +269,18 @@ def measure(last: Op, case: Case, given: Replaced) -> Columns:
         "decision_star": torch.where(there, k_star, -1),
         "kept": given.kept,
     }
-    return {name: value.tolist() for name, value in numbers.items()} | {"missing": why}
+    return numbers | {"missing": why}
 
 
 def table_of(case: Case, columns: Mapping[str, Columns]) -> pd.DataFrame:
     """A row per image and input, COLUMNS; columns: of each input."""
     labels, decisions = case.batch.labels.tolist(), case.decision.tolist()
     by_image: Columns = {
-        "image": list(case.batch.names),
-        "target": case.classes.tolist(),
+        "target": case.classes,
         "label": labels,
         "decision": decisions,
-        "margin": case.margin.tolist(),
+        "margin": case.margin,
         "correct": [None if label < 0 else label == k for label, k in zip(labels, decisions, strict=True)],
     }
-    rows = {name: [value for value in values for _ in columns] for name, values in by_image.items()}
-    rows["input"] = list(columns) * len(labels)
-    for name in next(iter(columns.values())):
-        of_image = zip(*(column[name] for column in columns.values()), strict=True)
-        rows[name] = [value for values in of_image for value in values]
+    rows = rows_of(case.batch.names, ({**by_image, "input": name, **found} for name, found in columns.items()))
     return pd.DataFrame(rows, columns=COLUMNS).astype({"correct": "boolean"})

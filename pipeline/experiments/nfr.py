@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 from pipeline.engine.network import LINEAR, RELU, Network, Record
 from pipeline.engine.place import Place
 from pipeline.engine.rules import AlphaBeta, ExcitationBp, FirstLayer, Lrp, Method, Rule
-from pipeline.engine.walk import one_hot, step
+from pipeline.engine.walk import one_hot, step, unit_scale
 from pipeline.experiments.interface import Result
+from pipeline.experiments.rows import Columns, over_images
 from pipeline.experiments.targets import Target
 from pipeline.images.batches import Batch
 
@@ -43,28 +43,19 @@ def run(
     gradient does not, over the gradient's (at ReLUs: units with r; for z+: products w_ij a_i).
     relation: greater, equal, less; "" where nothing was filtered, for there (13) asks for nothing and holds.
     """
-    rows: list[list[dict[str, Any]]] = [[] for _ in rules]
-    for batch in images:
-        record = network.forward(batch.x)
-        classes = target.classes(batch, record.logits)
-        for table, rule in zip(rows, rules, strict=True):
-            found = [
-                (gamma, layer, {name: value.tolist() for name, value in sides.items()})
+
+    def found(_: Batch, record: Record, classes: Tensor) -> Iterator[list[Columns]]:
+        for rule in rules:
+            start = rule.start(one_hot(record, classes), record.logits)
+            yield [
+                {"gamma": gamma, "layer": layer, "name": network.unit_name(layer)}
+                | sides
+                | verdict(sides, options.tolerance)
                 for gamma, variant in variants(rule, options)
-                for layer, sides in conditions(record, variant, rule.start(one_hot(record, classes), record.logits))
+                for layer, sides in conditions(record, variant, start)
             ]
-            for b, image in enumerate(batch.names):
-                for gamma, layer, columns in found:
-                    facts = {
-                        "image": image,
-                        "target": int(classes[b]),
-                        "gamma": gamma,
-                        "layer": layer,
-                        "name": network.unit_name(layer),
-                    }
-                    numbers = {name: column[b] for name, column in columns.items()}
-                    table.append(facts | numbers | verdict(numbers, options.tolerance))
-    return [Result(pd.DataFrame(table)) for table in rows]
+
+    return over_images(network, images, rules, target, found)
 
 
 def objection(method: Method) -> str:
@@ -91,7 +82,7 @@ def conditions(record: Record, rule: Rule, r: Tensor) -> Iterator[tuple[int, dic
     """(l, both sides of (13) with the share of terms filtered, each (B,)) for l = L..1, r being r_L."""
     z_plus = rule.first_layer if isinstance(rule, Lrp | WithoutGamma) else None
     for layer in range(record.network.depth, 0, -1):
-        r = r / per_sample(r.flatten(1).abs().amax(1).clamp(min=torch.finfo(r.dtype).tiny), r)
+        r = unit_scale(r)
         counts: list[Tensor] = []
         below = step(record, layer, r, rule, visit=partial(count, counts, z_plus))
         plain, a = step(record, layer, r), record.activation(layer - 1)
@@ -104,17 +95,19 @@ def conditions(record: Record, rule: Rule, r: Tensor) -> Iterator[tuple[int, dic
         r = below
 
 
-def verdict(numbers: dict[str, float], tolerance: float) -> dict[str, Any]:
-    if math.isnan(numbers["margin"]):
-        return {"relation": "missing", "holds": None}
-    if numbers["filtered"] == 0 and numbers["added"] == 0:
-        return {"relation": "", "holds": True}
-    relation = "equal" if abs(numbers["margin"]) <= tolerance else "greater" if numbers["margin"] > 0 else "less"
-    return {"relation": relation, "holds": relation == "greater"}
+def verdict(sides: dict[str, Tensor], tolerance: float) -> dict[str, list[Any]]:
+    """relation and holds of each sample, (B,)."""
+    numbers = zip(*(sides[name].tolist() for name in ("margin", "filtered", "added")), strict=True)
+    relations = [relation(margin, filtered == added == 0, tolerance) for margin, filtered, added in numbers]
+    return {"relation": relations, "holds": [None if r == "missing" else r in ("", "greater") for r in relations]}
 
 
-def per_sample(value: Tensor, like: Tensor) -> Tensor:
-    return value.view(-1, *[1] * (like.ndim - 1))
+def relation(margin: float, same_terms: bool, tolerance: float) -> str:
+    if math.isnan(margin):
+        return "missing"
+    if same_terms:
+        return ""
+    return "equal" if abs(margin) <= tolerance else "greater" if margin > 0 else "less"
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

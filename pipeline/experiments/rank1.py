@@ -3,9 +3,7 @@ classes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -14,6 +12,7 @@ from pipeline.engine.rules import Rule
 from pipeline.engine.walk import one_hot, step, unit_scale
 from pipeline.errors import UserError
 from pipeline.experiments.interface import Result
+from pipeline.experiments.rows import Columns, over_images
 from pipeline.experiments.targets import Target
 from pipeline.images.batches import Batch
 from pipeline.measures.maps import alignment
@@ -39,35 +38,19 @@ def run(
     class; name: of A_l's layer ("" for l = 0, the map itself); cosine, cosine_centred: of r_l from the two classes. NaN
     where a rule has cut all of r_l.
     """
-    rows: list[list[dict[str, Any]]] = [[] for _ in rules]
-    for batch in images:
-        record = network.forward(batch.x)
-        classes = target.classes(batch, record.logits)
+
+    def found(batch: Batch, record: Record, classes: Tensor) -> Iterator[Iterator[Columns]]:
         others = other_classes(batch, record.logits, classes)
-        for table, rule in zip(rows, rules, strict=True):
+        for rule in rules:
             starts = [rule.start(one_hot(record, k), record.logits) for k in (classes, *others.values())]
-            found = [
-                (against, layer, {name: value.tolist() for name, value in cosines(r, s, options).items()})
+            yield (
+                {"against": against, "other": other, "layer": layer, "name": network.unit_name(layer)}
+                | cosines(r, s, options)
                 for layer, (r, *rest) in descents(record, rule, starts)
-                for against, s in zip(others, rest, strict=True)
-            ]
-            for b, image in enumerate(batch.names):
-                for against, layer, columns in found:
-                    facts = {
-                        "image": image,
-                        "target": int(classes[b]),
-                        "against": against,
-                        "other": int(others[against][b]),
-                        "layer": layer,
-                    }
-                    table.append(
-                        {
-                            **facts,
-                            "name": network.unit_name(layer) if layer else "",
-                            **{name: column[b] for name, column in columns.items()},
-                        }
-                    )
-    return [Result(pd.DataFrame(table)) for table in rows]
+                for (against, other), s in zip(others.items(), rest, strict=True)
+            )
+
+    return over_images(network, images, rules, target, found)
 
 
 def cosines(r: Tensor, s: Tensor, options: Options) -> dict[str, Tensor]:

@@ -45,3 +45,13 @@ class Target:
                 f"{logits.shape[1] - 1}"
             )
         return classes
+
+
+def check_labels(batch: Batch, count: int) -> None:
+    """Raises UserError for a label that a model of `count` classes has not."""
+    if len(beyond := (batch.labels >= count).nonzero()):
+        b = int(beyond[0])
+        raise UserError(
+            f"{batch.names[b]} has the label {int(batch.labels[b])}, but the model has the classes 0 to {count - 1}; "
+            "use data of the model's classes"
+        )

@@ -19,7 +19,7 @@ from pipeline.experiments.interface import Result
 from pipeline.images.batches import Images
 from pipeline.measures.maps import alignment
 from pipeline.networks.shallow import shallow
-from pipeline.seeds import derived_seed, keyed, name_seed
+from pipeline.seeds import derived_seed, keyed, name_seed, normal
 from pipeline.weights.draw import standard_normal
 from pipeline.weights.laws import Law, drawing_law
 
@@ -132,8 +132,8 @@ def patch(image: Tensor, name: str, side: int) -> Tensor:
     return image[:, top : top + side, left : left + side].flatten()
 
 
-def normal(image: Tensor, name: str, side: int) -> Tensor:
-    return torch.randn(len(image) * side**2, generator=keyed(name_seed(name), side, 2), dtype=torch.float64)
+def gaussian(image: Tensor, name: str, side: int) -> Tensor:
+    return normal(keyed(name_seed(name), side, 2), len(image) * side**2)
 
 
 def corner(image: Tensor, name: str, side: int) -> Tensor:
@@ -143,4 +143,4 @@ def corner(image: Tensor, name: str, side: int) -> Tensor:
     return x
 
 
-INPUTS = {"patch": patch, "random": normal, "corner": corner}
+INPUTS = {"patch": patch, "random": gaussian, "corner": corner}

@@ -13,11 +13,11 @@ from pipeline.engine.walk import walk
 from pipeline.experiments.interface import Result
 from pipeline.measures.maps import alignment
 from pipeline.networks.shallow import shallow
-from pipeline.seeds import keyed
+from pipeline.seeds import keyed, normal
 
 ROUNDING = 1e-9  # of a cosine in float64
 LAWS: dict[str, Callable[..., Tensor]] = {
-    "normal": lambda shape, g: torch.randn(shape, generator=g, dtype=torch.float64),
+    "normal": lambda shape, g: normal(g, *shape),
     "exponential": lambda shape, g: torch.empty(shape, dtype=torch.float64).exponential_(generator=g),
     "constant": lambda shape, g: torch.ones(shape, dtype=torch.float64),  # i.i.d. too, and the mean of a positive law
 }
@@ -72,9 +72,7 @@ def run(rules: Sequence[Rule], options: Options) -> list[Result]:
     for mixing, spread in settings(options):
         for net in range(options.nets):
             w = hidden_weights(options, net, mixing, spread)
-            z = torch.randn(
-                options.inputs, options.neurons, generator=keyed(options.seed, net, INPUT), dtype=torch.float64
-            )
+            z = normal(keyed(options.seed, net, INPUT), options.inputs, options.neurons)
             for units, equal, x in inputs(options, net, w, z):
                 record = shallow(w, torch.ones(1, options.neurons, dtype=torch.float64)).forward(x)
                 facts = {
@@ -105,16 +103,16 @@ def hidden_weights(options: Options, net: int, mixing: float, spread: float) -> 
     """(K, d): (1 - mixing) orthonormal rows + mixing random rows of norm 1, brought to norm 1 and then to log-normal
     norms of median 1."""
     g = keyed(options.seed, net, NET)
-    q = torch.linalg.qr(torch.randn(options.dim, options.neurons, generator=g, dtype=torch.float64)).Q.T
-    other = torch.nn.functional.normalize(torch.randn(q.shape, generator=g, dtype=torch.float64))
-    norms = torch.exp(spread * torch.randn(len(q), 1, generator=g, dtype=torch.float64))
+    q = torch.linalg.qr(normal(g, options.dim, options.neurons)).Q.T
+    other = torch.nn.functional.normalize(normal(g, *q.shape))
+    norms = torch.exp(spread * normal(g, len(q), 1))
     return torch.nn.functional.normalize((1 - mixing) * q + mixing * other) * norms
 
 
 def inputs(options: Options, net: int, w: Tensor, z: Tensor) -> Iterator[tuple[str, bool, Tensor]]:
     """x (B, d) of each case: normal, which activates about half of the units; or with the pre-activations that the case
     asks for and as much at random outside the neurons' span. The cases of equal A: at exact weights only."""
-    generic = torch.randn(len(z), options.dim, generator=keyed(options.seed, net, GENERIC), dtype=torch.float64)
+    generic = normal(keyed(options.seed, net, GENERIC), len(z), options.dim)
     inverse = torch.linalg.pinv(w)  # (d, K)
     outside = generic - generic @ w.T @ inverse.T
     exact = torch.allclose(w @ w.T, torch.eye(len(w), dtype=w.dtype), atol=1e-12)

@@ -13,11 +13,12 @@ from pipeline.experiments.interface import Result
 from pipeline.images.sets import Selection
 from pipeline.networks import training
 from pipeline.networks.catalogue import Model, traced
-from pipeline.networks.training import LabelledImages, TrainOptions
+from pipeline.networks.training import LabelledImages
+from pipeline.networks.training import TrainOptions as Options
 from pipeline.networks.weight_files import load_complete, read_checkpoint
 
 
-def run(model: Model, data: Selection, options: TrainOptions, work: Path, device: torch.device) -> list[Result]:
+def run(model: Model, data: Selection, options: Options, work: Path, device: torch.device) -> list[Result]:
     """epoch, loss, accuracy (of the test split; missing where not measured), lr, seconds. Beside the table:
     model.safetensors, float32, as trained, and folded.safetensors, half precision, BatchNorm folded, for
     weights=checkpoint. The manifest's facts hold the accuracy."""

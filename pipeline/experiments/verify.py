@@ -1,7 +1,6 @@
 """Every rule on this network against autograd, Captum, Zennit and literal transcriptions: the largest errors, in
 float64."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,9 +53,9 @@ def run(network: Network, model: Model, options: Options) -> list[Result]:
     rows = []
     if draw_batch_norms(original):
         refolded = traced(model, original)
-        pairs = lambda: [(refolded.forward(x).logits, original(x.clone()))]  # noqa: E731
-        rows.append(row("forward", "BatchNorm folded", "module", options, x, pairs))
-        del refolded, pairs
+        folded = Check("forward", "BatchNorm folded", "module", forward)
+        rows.append(row(folded, Case(refolded, original, refolded.forward(x)), options))
+        del refolded
     if options.biases:
         draw_biases(network)
     put_weights(network, original)
@@ -65,24 +64,21 @@ def run(network: Network, model: Model, options: Options) -> list[Result]:
         raise UserError(
             "all the network's logits are zero for some image, so there is nothing to explain; choose other weights"
         )
-    todo = [
-        Check("forward", "", "module", lambda case: [(case.record.logits, case.original(case.x.clone()))]),
-        *checks(case),
-    ]
-    for check in tqdm(todo, desc="verify", unit="check", dynamic_ncols=True):
-        rows.append(row(check.rule, check.setting, check.reference, options, x, lambda check=check: check.pairs(case)))
+    todo = [Check("forward", "", "module", forward), *checks(case)]
     known = {check.rule for check in todo}
-    for name in RULES:
-        if name not in known and RULES[name] is not External:
-            reason = "no independent implementation of this rule is known here"
-            rows.append(row(name, "", "none", options, x, lambda reason=reason: missing(reason)))
+    todo += [Check(name, "", "none", unknown) for name in RULES if name not in known and RULES[name] is not External]
+    rows += [row(check, case, options) for check in tqdm(todo, desc="verify", unit="check", dynamic_ncols=True)]
     table = pd.DataFrame(rows).astype({"ok": "boolean"})
     order = {name: i for i, name in enumerate(["forward", *RULES])}
     return [Result(table.sort_values("rule", key=lambda rules: rules.map(order), kind="stable", ignore_index=True))]
 
 
-def missing(reason: str) -> Iterable[Pair]:
-    raise NotComparable(reason)
+def forward(case: Case) -> list[Pair]:
+    return [(case.record.logits, case.original(case.x.clone()))]
+
+
+def unknown(case: Case) -> list[Pair]:
+    raise NotComparable("no independent implementation of this rule is known here")
 
 
 # ---- the network and its images --------------------------------------------------------------------------------------
@@ -153,12 +149,10 @@ def put_weights(network: Network, original: nn.Module) -> None:
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
-def row(
-    rule: str, setting: str, reference: str, options: Options, x: Tensor, pairs: Callable[[], Iterable[Pair]]
-) -> dict[str, Any]:
+def row(check: Check, case: Case, options: Options) -> dict[str, Any]:
     found: dict[str, Any] = {"error_max": float("nan"), "error_l2": float("nan"), "sites": 0, "ok": None, "note": ""}
     try:
-        errors = [error for a, b in pairs() for error in relative_errors(a, b)]
+        errors = [error for a, b in check.pairs(case) for error in relative_errors(a, b)]
     except ImportError as error:
         found["note"] = f"not run: {error.name} is missing, pip install captum zennit"
     except NotComparable as error:
@@ -166,21 +160,19 @@ def row(
     except UserError as error:
         found["note"] = f"refused: {error}"
     else:
-        largest, l2 = (max((error[i] for error in errors), default=float("nan")) for i in range(2))
-        sites = sum(error[2] for error in errors)
-        found |= {"error_max": largest, "error_l2": l2, "sites": sites}
-        found |= (
-            {"ok": max(largest, l2) <= options.tolerance}
-            if errors
-            else {"note": "not comparable: this network has no such step"}
-        )
+        if errors:
+            largest, l2, counts = zip(*errors, strict=True)
+            ok = max(*largest, *l2) <= options.tolerance
+            found |= {"error_max": max(largest), "error_l2": max(l2), "sites": sum(counts), "ok": ok}
+        else:
+            found["note"] = "not comparable: this network has no such step"
     return {
-        "rule": rule,
-        "setting": setting,
-        "reference": reference,
+        "rule": check.rule,
+        "setting": check.setting,
+        "reference": check.reference,
         "dtype": "float64",
-        "images": len(x),
-        "side": x.shape[-1],
+        "images": len(case.x),
+        "side": case.x.shape[-1],
         **found,
     }
 

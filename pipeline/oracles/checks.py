@@ -49,10 +49,12 @@ def whole_maps() -> Iterator[Check]:
 
     yield check("grad", "autograd", lambda case, by: gradient(case))
     yield check("grad", "autograd", lambda case, by: case.x * gradient(case), bottom=True, times_input=True)
-    yield check("gbp", "captum", lambda case, by: peers.captum_gbp(case.masked, case.x, case.target))
-    yield check("gbp", "zennit", lambda case, by: peers.zennit_gbp(case.masked, case.x, case.target))
-    yield check("deconvnet", "captum", lambda case, by: peers.captum_deconvnet(case.passing, case.x, case.target))
-    yield check("deconvnet", "zennit", lambda case, by: peers.zennit_deconvnet(case.passing, case.x, case.target))
+    for reference, gbp, deconvnet in (
+        ("captum", peers.captum_gbp, peers.captum_deconvnet),
+        ("zennit", peers.zennit_gbp, peers.zennit_deconvnet),
+    ):
+        yield check("gbp", reference, lambda case, by, peer=gbp: peer(case.masked, case.x, case.target))
+        yield check("deconvnet", reference, lambda case, by, peer=deconvnet: peer(case.passing, case.x, case.target))
     for name in FILTERS:
         yield check(name, "autograd, filtered", lambda case, by, name=name: case.filtered(name))
     yield check(

@@ -7,6 +7,7 @@ Captum and Zennit are imported where they are used: ImportError where they are n
 import copy
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -159,34 +160,24 @@ def filtered_autograd(network: Network, rule: Filter, x: Tensor, target: Tensor,
 # ---- Captum and Zennit -----------------------------------------------------------------------------------------------
 
 
-def captum_gbp(module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-    from captum.attr import GuidedBackprop
+def captum(method: str, module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+    """By the name of the method's class."""
+    from captum import attr
 
-    return captum(GuidedBackprop, module, x, target)
-
-
-def captum_deconvnet(module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-    from captum.attr import Deconvolution
-
-    return captum(Deconvolution, module, x, target)
-
-
-def captum(method: Any, module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of its own hooks
-        return method(twin(module)).attribute(x.clone().requires_grad_(), target=target).detach()
+        return getattr(attr, method)(twin(module)).attribute(x.clone().requires_grad_(), target=target).detach()
 
 
-def zennit_gbp(module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-    from zennit.composites import GuidedBackprop
+def zennit_filter(composite: str, module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+    """By the name of the composite's class."""
+    from zennit import composites
 
-    return zennit(module, GuidedBackprop(), x, target, "logit_gradient")
+    return zennit(module, getattr(composites, composite)(), x, target)
 
 
-def zennit_deconvnet(module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-    from zennit.composites import DeconvNet
-
-    return zennit(module, DeconvNet(), x, target, "logit_gradient")
+captum_gbp, captum_deconvnet = partial(captum, "GuidedBackprop"), partial(captum, "Deconvolution")
+zennit_gbp, zennit_deconvnet = partial(zennit_filter, "GuidedBackprop"), partial(zennit_filter, "DeconvNet")
 
 
 def zennit_lrp(
@@ -246,14 +237,12 @@ def exact(z: Tensor) -> Tensor:
 EXACT: Any = exact  # Zennit declares floats alone
 
 
-def zennit(module: nn.Module, composite: Any, x: Tensor, target: Tensor, start: str) -> Tensor:
+def zennit(module: nn.Module, composite: Any, x: Tensor, target: Tensor, start: str = "unit") -> Tensor:
     from zennit.attribution import Gradient
 
-    one_hot = lambda logits: nn.functional.one_hot(target, logits.shape[1]).to(logits)  # noqa: E731
-    outputs = {
-        "unit": one_hot,
-        "logit": lambda logits: one_hot(logits) * logits.detach(),
-        "logit_gradient": one_hot,
-    }
+    def output(logits: Tensor) -> Tensor:
+        onehot = nn.functional.one_hot(target, logits.shape[1]).to(logits)
+        return onehot * logits.detach() if start == "logit" else onehot
+
     with Gradient(twin(module), composite) as attributor:
-        return attributor(x.clone(), outputs[start])[1].detach()  # type: ignore[index]
+        return attributor(x.clone(), output)[1].detach()  # type: ignore[index]

@@ -52,11 +52,9 @@ def local_steps(case: Case) -> Iterator[Check]:
     first = lambda at: at.first  # noqa: E731
     for name in LRP:
         yield check(name, first_layer="plain")
-    for first_layer in ("split", "plus"):
-        yield check("lrp", first, "first layer", first_layer=first_layer)
-    for name in ("lrp_alphabeta", "lrp_epsilon"):
-        yield check(name, first, "first layer", first_layer="split")
-    yield check("dtd", first, "first layer", first_layer="zbox")
+    ruled = ("lrp", "split"), ("lrp", "plus"), ("lrp_alphabeta", "split"), ("lrp_epsilon", "split"), ("dtd", "zbox")
+    for name, first_layer in ruled:
+        yield check(name, first, "first layer", first_layer=first_layer)
     yield check("excitation_bp", lambda at: at.last, "last layer", contrastive=True)
     if any(op.kind == "add" for op in case.network.ops):
         yield check("lrp", lambda at: at.op.kind == "add", "each sum", add_by="zplus")
@@ -101,12 +99,10 @@ def place_of(sent: Tensor, b: int) -> int:
 def terms_of(by: Lrp, at: Place) -> list[Term] | None:
     """How the rule shares relevance at this layer; None for the plain gradient."""
     first = by.first_layer if at.first else FirstLayer.split
+    if first is FirstLayer.plain:
+        return None
     if first is not FirstLayer.split:
-        return {
-            FirstLayer.plain: None,
-            FirstLayer.plus: [Term(local.positive_weights)],
-            FirstLayer.zbox: [Term(local.z_box)],
-        }[first]
+        return [Term(local.positive_weights if first is FirstLayer.plus else local.z_box)]
     if isinstance(by, AlphaBeta):
         return [Term(local.positive, by.alpha), Term(local.negative, 1 - by.alpha)][: 1 + (by.alpha != 1)]
     if isinstance(by, ExcitationBp):
