@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def looks(names: Iterable[Any], known: Mapping[str, Look] = RULES) -> dict[str, 
     """The names in their order (ordered) with their looks; those not known go by their names, in different greys."""
     found = ordered(names, known)
     strange = [name for name in found if name not in known]
-    greys = {name: Look(*OTHERS[i % len(OTHERS)], label=name) for i, name in enumerate(strange)}
+    greys = {name: Look(colour, mark, name, line) for name, (colour, mark, line) in zip(strange, cycle(OTHERS))}
     return {name: known.get(name) or greys[name] for name in found}
 
 
