@@ -58,12 +58,10 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """panel: picture (sweep, index, key; depth, alignment, similarity to the unmodified network's map), curve (weights,
     rule, depth; y with its interval over images and weight seeds; missing: share of maps that are 0, of networks that
     removal left dead), reading (rule, kernel, biases and what is below the removed layers; y)."""
-    original = (
-        tables["original"].reset_index(names="index").head(1).assign(sweep="original", depth=0, weights="original")
+    first, *others = (
+        tables[sweep].reset_index(names="index").assign(sweep=sweep) for sweep in ("original", "maps_drawn", "maps")
     )
-    drawn = pd.concat(
-        [tables[sweep].reset_index(names="index").assign(sweep=sweep) for sweep in ("maps_drawn", "maps")]
-    )
+    original, drawn = first.head(1).assign(depth=0, weights="original"), pd.concat(others)
     changed = drawn[drawn["image"] == original["image"].iloc[0]].rename(columns={"weights.depth": "depth"})
     pictured = [
         part.assign(panel="picture", key="without_bottom").reindex(columns=PICTURE) for part in (original, changed)
@@ -147,14 +145,9 @@ def readings(ax: Axes, part: pd.DataFrame) -> None:
     top = max(0.5, np.nanmax(values, initial=0))
     ax.imshow(values, cmap="viridis", vmin=0, vmax=top, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
-        lost = missing.iloc[y, x]
-        words = (
-            ""
-            if np.isnan(lost)
-            else "dead"
-            if np.isnan(value)
-            else f"{value:.2f}" + (f" ({1 - lost:.0%})" if lost else "")
-        )
+        if np.isnan(lost := missing.iloc[y, x]):
+            continue
+        words = "dead" if np.isnan(value) else f"{value:.2f}" + (f" ({1 - lost:.0%})" if lost else "")
         colour = "white" if value < 0.6 * top else "black"
         ax.text(x, y, words, ha="center", va="center", fontsize=6.5, color=colour)
     several = part["depth"].nunique() > 1

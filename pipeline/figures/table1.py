@@ -126,11 +126,11 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
 def header(figure: Figure, series: Mapping[str, style.Look], width: float, top: float, height: float) -> None:
     """Names, filters and bottom processes above the columns, of which one is `width` wide."""
     second, third = top - 0.17 / height, top - 0.34 / height
-    end = 0.035 + width - 0.012
-    figure.text(end, top - 0.18 / height, r"$F_l(W_lM_l)$", fontsize=5.6, ha="right", va="top")
-    figure.text(end, third, "bottom", fontsize=5.6, ha="right", va="top")
+    end, small = 0.035 + width - 0.012, {"fontsize": 5.6, "va": "top"}
+    figure.text(end, top - 0.18 / height, r"$F_l(W_lM_l)$", ha="right", **small)
+    figure.text(end, third, "bottom", ha="right", **small)
     for i, (rule, look) in enumerate(series.items(), start=1):
         x = 0.035 + (i + 0.5) * width
         figure.text(x, top, look.label, fontsize=7.5, ha="center", va="top", color=look.colour)
-        figure.text(x, second, FILTERS.get(rule, ""), fontsize=5.6, ha="center", va="top")
-        figure.text(x, third, BOTTOMS.get(rule, ""), fontsize=5.6, ha="center", va="top")
+        for y, texts in ((second, FILTERS), (third, BOTTOMS)):
+            figure.text(x, y, texts.get(rule, ""), ha="center", **small)

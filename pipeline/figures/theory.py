@@ -53,8 +53,8 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     two = two[two["units"] == "active"].assign(difference=two["alpha_a"] - two["alpha_b"])
     for panel, knob, other in (("c", "mixing", "spread"), ("d", "spread", "mixing")):
         alone = two[(two[other] == 0) & ~two["equal"] & (two["law"] != "constant")]
-        for (series, law, value), share in alone.groupby(["series", "law", knob])["holds"].mean().items():
-            rows.append([panel, "", series, law, value, "", share, np.nan, np.nan])
+        for at, share in alone.groupby(["series", "law", knob])["holds"].mean().items():
+            rows.append([panel, "", *at, "", share, np.nan, np.nan])
     laws = {law: float(i) for i, law in enumerate(BACKWARD)}
     rows += spread(two[two["equal"]].assign(place=two["law"].map(laws)), "e", ["series", "law", "place"], "difference")
     for state in style.STATES:
@@ -87,9 +87,8 @@ def by_law(one: pd.DataFrame) -> str:
 
 def spread(table: pd.DataFrame, panel: str, by: list[str], value: str) -> list[list]:
     rows = []
-    for (series, line, x), group in table.groupby(by)[value]:
-        if group.notna().any():
-            rows.append([panel, "", series, str(line), x, "", group.mean(), *group.quantile([0.05, 0.95])])
+    for (series, line, x), group in table.dropna(subset=value).groupby(by)[value]:
+        rows.append([panel, "", series, str(line), x, "", group.mean(), *group.quantile([0.05, 0.95])])
     return rows
 
 
