@@ -4,7 +4,6 @@ process."""
 from collections.abc import Mapping
 
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from pipeline.figures import maps as pictures
@@ -15,9 +14,9 @@ COLUMNS = 7
 SWEEP = "attribute"
 EMPTY = pictures.Tile(None)
 TEXT = """
-{state}; explained: {explained}. Below each map its alignment with the image. Maps in colour: without bottom process,
-over all channels from the 0.5 % to the 99.5 % quantile. Red and blue: with the method's bottom process, summed over
-channels, centred at 0, scaled by the 99.5 % quantile.
+{attribute.state}; explained: {attribute[explained]}. Below each map its alignment with the image. Maps in colour:
+without bottom process, over all channels from the 0.5 % to the 99.5 % quantile. Red and blue: with the method's
+bottom process, summed over channels, centred at 0, scaled by the 99.5 % quantile.
 """
 
 
@@ -34,8 +33,7 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
-    table = tables[SWEEP]
-    return style.words(TEXT, state=style.state_text(table), explained=table["explained"].iloc[0])
+    return style.words(TEXT, tables)
 
 
 def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
@@ -56,7 +54,7 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
                 tiles = [EMPTY if end is None else pictures.tile_of(end, maps, "with bottom") for end in ends]
                 lines.append(filled([EMPTY, *tiles]))
     height = 0.98 * len(lines) * style.DOUBLE / COLUMNS * 1.18 + 0.45
-    figure = plt.figure(figsize=(style.DOUBLE, height))
+    figure = style.page(height)
     pictures.draw_tiles(figure, lines, (0.01, 0.4 / height, 0.99, 1 - 0.16 / height))
     style.caption(figure, text, y=0.05 / height)
     return figure

@@ -38,6 +38,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     sums = table[table["kind"] == "sum"].set_index("name")
     return style.words(
         TEXT,
+        tables,
         profile=profile,
         neurons=weights.sum(),
         active=(weights & table["mask"].eq(True)).sum(),
@@ -56,10 +57,9 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     for ax, letter, title in zip(axes, "abcd", ("weights", "activation", "masked", "backward"), strict=True):
         ax.set(xticks=[], yticks=[], xlim=(-LIMIT, LIMIT), ylim=(-LIMIT, LIMIT), aspect="equal")
         style.panel_title(ax, letter, title)
-        for spine in ax.spines.values():
-            spine.set_visible(False)
-        ax.axhline(0, color="#DDDDDD", linewidth=0.5, zorder=0)
-        ax.axvline(0, color="#DDDDDD", linewidth=0.5, zorder=0)
+        ax.spines[:].set_visible(False)
+        for line in (ax.axhline, ax.axvline):
+            line(0, color="#DDDDDD", linewidth=0.5, zorder=0)
     for ax in axes[1:3]:
         half_plane(ax, x, LIMIT)
     for _, w in weights.iterrows():

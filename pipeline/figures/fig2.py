@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -24,7 +23,8 @@ BAND_TITLES = (
 )
 COLUMNS = ["panel", "state", "series", "x", "name", "y", "low", "high"]
 TEXT = r"""
-Profile {profile}: {model}, {images}, explained class: {explained}. Random: {random}. Trained: {trained}. (a) Bands:
+Profile {profile}: {random[model]}, {random.images}, explained class: {random[explained]}. Random:
+{random.weights}{random.weight_seeds}. Trained: {trained.weights}{trained.weight_seeds}. (a) Bands:
 95 % intervals over images and weight seeds (crossed bootstrap); trained: over images, for this network. {ends} Dotted
 lines: maps made without a network. Small panels: the same within bands of wavelength $\lambda$. (b) Mean over pairs
 of neurons, bars: one SD, small dots: mean of absolute values. (c) Mean over neurons, bars: one SD.
@@ -72,50 +72,37 @@ def ends(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
-    random, trained = tables["random"], tables["trained"]
     firsts = {series.rpartition(" ")[2] for state in style.STATES for series in ends(tables[f"{state}_ends"])}
     marks = ", ".join(words for first, (_, words) in ENDS.items() if first in firsts)
-    return style.words(
-        TEXT,
-        profile=profile,
-        model=random["model"].iloc[0],
-        images=style.images_text(random),
-        explained=random["explained"].iloc[0],
-        random=style.weights_text(random) + style.seeds_text(random, ", weight "),
-        trained=style.weights_text(trained) + style.seeds_text(trained, ", weight "),
-        ends=ENDS_TEXT.format(marks) if marks else "",
-    )
+    return style.words(TEXT, tables, profile=profile, ends=ENDS_TEXT.format(marks) if marks else "")
 
 
 def draw(numbers: pd.DataFrame, text: str) -> Figure:
     bands = [i for i in range(BANDS) if (numbers["panel"] == f"a_band{i}").any()]
-    figure = plt.figure(figsize=(style.DOUBLE, 6.1))
+    figure = style.page(6.1)
     top = figure.add_gridspec(1, 2, left=0.07, right=0.985, top=0.955, bottom=0.49, width_ratios=(1, 1.02), wspace=0.36)
     small = top[1].subgridspec(2, 2, hspace=0.42, wspace=0.14)
     bottom = figure.add_gridspec(1, 2, left=0.07, right=0.985, top=0.345, bottom=0.155, wspace=0.17)
     main = figure.add_subplot(top[0])
     draw_cascade(main, numbers[numbers["panel"] == "a"], labels=True)
-    style.panel_title(main, "a", "input alignment")
-    main.set(xlabel="N, layers under the rule (from the top)", ylabel=r"alignment $\alpha(R_N, x)$")
+    words = {"xlabel": "N, layers under the rule (from the top)", "ylabel": r"alignment $\alpha(R_N, x)$"}
+    style.panel_title(main, "a", "input alignment", **words)
     first = None
     for place, band in enumerate(bands):
         ax = figure.add_subplot(small[place // 2, place % 2], sharey=first)
         first = first or ax
         draw_cascade(ax, numbers[numbers["panel"] == f"a_band{band}"], labels=False)
-        style.panel_title(ax, "", BAND_TITLES[band])
-        ax.set(xlabel="N" if place >= len(bands) - 2 else "", ylabel=r"$\alpha$" if place % 2 == 0 else "")
+        words = {"xlabel": "N" if place >= len(bands) - 2 else "", "ylabel": r"$\alpha$" if place % 2 == 0 else ""}
+        style.panel_title(ax, "", BAND_TITLES[band], **words)
         ax.tick_params(labelleft=place % 2 == 0)
-    handles = [style.handle(replace(look, line="-")) for look in rules(numbers[numbers["panel"] == "a"]).values()]
-    handles += map(style.handle, style.STATES.values())
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.44)}
-    figure.legend(handles=handles, **place, ncols=8, columnspacing=1.2, handlelength=2.2)
-    for ax, panel, title, label in (
-        (figure.add_subplot(bottom[0]), "b", "cosine of neurons' weights", "cosine"),
-        (figure.add_subplot(bottom[1]), "c", "norm of neurons' weights", r"$\|w\|_2$"),
+    series = map(style.solid, rules(numbers[numbers["panel"] == "a"]).values())
+    style.legend(figure, [*series, *style.STATES.values()], (0.5, 0.44), ncols=8)
+    for i, (panel, title, label) in enumerate(
+        (("b", "cosine of neurons' weights", "cosine"), ("c", "norm of neurons' weights", r"$\|w\|_2$"))
     ):
+        ax = figure.add_subplot(bottom[i])
         draw_layers(ax, numbers, panel)
-        style.panel_title(ax, panel, title)
-        ax.set(ylabel=label)
+        style.panel_title(ax, panel, title, ylabel=label)
     style.caption(figure, text)
     return figure
 
@@ -143,7 +130,7 @@ def draw_cascade(ax: Axes, part: pd.DataFrame, labels: bool) -> None:
             style.curve(ax, points["x"], points, look, band=0.15, markersize=size, linewidth=width)
     nulls = part[part["state"] == "baseline"].set_index("series")["y"]
     for value in nulls:
-        ax.axhline(value, color="#888888", linewidth=0.5, linestyle=":", zorder=0)
+        style.level(ax, value, line=":")
     low = min(-0.05, part["low"].min(), nulls.min() - 0.02)
     ax.set(xlim=(-0.5, depth + 0.5), ylim=(low, 1.02))
     ax.set_xticks(np.arange(0, depth + 1, 4 if not labels else 2 if depth > 10 else 1))
@@ -153,10 +140,8 @@ def draw_cascade(ax: Axes, part: pd.DataFrame, labels: bool) -> None:
 
 def draw_layers(ax: Axes, numbers: pd.DataFrame, panel: str) -> None:
     for shift, (state, look) in zip((-0.12, 0.12), style.STATES.items(), strict=True):
-        here = numbers[numbers["state"] == state]
-        points, absolute = here[here["panel"] == panel], here[here["panel"] == f"{panel}_abs"]
+        points, absolute = (style.where(numbers, state=state, panel=name) for name in (panel, f"{panel}_abs"))
         style.curve(ax, points["x"] + shift, points, look, bars="y", linewidth=0.8, capsize=1.5, markeredgewidth=0.7)
         ax.plot(absolute["x"] + shift, absolute["y"], ".", color=look.colour, markersize=2)
-    style.zero_line(ax)
-    names = numbers[numbers["panel"] == panel].drop_duplicates("x").sort_values("x")
-    ax.set_xticks(names["x"], names["name"], rotation=90, fontsize=6)
+    style.level(ax)
+    style.layer_ticks(ax, numbers[numbers["panel"] == panel], "x")

@@ -6,20 +6,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.figures import maps as pictures
 from pipeline.figures import style
-from pipeline.measures.intervals import crossed_interval, crossed_table
+from pipeline.measures.intervals import crossed_mean
 
 SHOWN = 2  # images
 TEXT = """
-Profile {profile}. Left: {neurons} neurons of two inputs, He scale, seed {seed}. Maps: {pictured}, images of
-{pictured_data}, without bottom process, all channels from the 0.5 % to the 99.5 % quantile; below each its alignment
-and, in brackets, that of its colours (what is left after the mean over channels). Dots: {model}, {images}{seeds}, N =
-L; 95 % intervals over images and seeds (crossed bootstrap).
+Profile {profile}. Left: {neurons} neurons of two inputs, He scale, seed {laws[seed]}. Maps:
+{maps[model]}{maps.seeds}, images of {maps[data]}, without bottom process, all channels from the 0.5 % to the 99.5 %
+quantile; below each its alignment and, in brackets, that of its colours (what is left after the mean over channels).
+Dots: {colour[model]}, {colour.images}{colour.weight_seeds}, N = L; 95 % intervals over images and seeds (crossed
+bootstrap).
 """
 
 
@@ -38,32 +38,23 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         panel="map", sweep="maps", key="without_bottom", y=shown["alignment_chroma"]
     )
     measured = tables["colour"][tables["colour"]["rule"].isin(table["rule"])]
-    rows = []
-    for panel, value in (("colour", "alignment_chroma"), ("all", "alignment")):
-        for (weights, rule), part in measured.groupby(["weights", "rule"]):
-            ends = crossed_interval(crossed_table(part[part["n"] == part["n"].max()], value))
-            rows.append([panel, weights, rule, *(float(end[0]) for end in ends)])
+    last = measured[measured["n"] == measured["n"].max()]
+    rows = [
+        crossed_mean([panel, *labels], part, value)
+        for panel, value in (("colour", "alignment_chroma"), ("all", "alignment"))
+        for labels, part in last.groupby(["weights", "rule"])
+    ]
     dots = pd.DataFrame(rows, columns=["panel", "weights", "rule", "y", "low", "high"])
     return pd.concat([points, pictured, dots], ignore_index=True)
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
-    laws, colour, maps = tables["laws"], tables["colour"], tables["maps"]
-    return style.words(
-        TEXT,
-        profile=profile,
-        neurons=laws.groupby("weights").size().iloc[0],
-        seed=laws["seed"].iloc[0],
-        pictured=maps["model"].iloc[0] + style.seeds_text(maps, ", "),
-        pictured_data=maps["data"].iloc[0],
-        model=colour["model"].iloc[0],
-        images=style.images_text(colour),
-        seeds=style.seeds_text(colour, ", weight "),
-    )
+    neurons = tables["laws"].groupby("weights").size().iloc[0]
+    return style.words(TEXT, tables, profile=profile, neurons=neurons)
 
 
 def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
-    figure = plt.figure(figsize=(style.DOUBLE, 5.5))
+    figure = style.page(5.5)
     pictured, points = (numbers[numbers["panel"] == panel] for panel in ("map", "points"))
     laws = style.looks(points["weights"], style.LAWS)
     left = figure.add_gridspec(len(laws), 1, left=0.05, right=0.165, top=0.935, bottom=0.415, hspace=0.42)
@@ -90,9 +81,8 @@ def tiles(pictured: pd.DataFrame, law: str, maps: Mapping[str, list], first: boo
     line = []
     for i, image in enumerate(pictured["image"].unique()):
         line.append(pictures.Tile(pictures.image_like(inputs[i]) if first else None))
-        here = pictured[(pictured["image"] == image) & (pictured["weights"] == law)]
         for rule, look in style.looks(pictured["rule"]).items():
-            for _, row in here[here["rule"] == rule].head(1).iterrows():
+            for _, row in style.where(pictured, image=image, weights=law, rule=rule).head(1).iterrows():
                 above, below = look.label if first else "", f"{row['alignment']:.2f} ({row['y']:.2f})"
                 line.append(pictures.tile_of(row, maps, above, below))
     return line
@@ -102,16 +92,8 @@ def dots(ax: Axes, part: pd.DataFrame, laws: Mapping[str, style.Look], title: st
     rules = style.looks(part["rule"])
     for shift, (law, look) in zip(np.linspace(-0.2, 0.2, len(laws)), laws.items(), strict=True):
         points = part[part["weights"] == law].set_index("rule").reindex(list(rules))
-        more = {
-            "linestyle": "none",
-            "markersize": 4,
-            "elinewidth": 0.8,
-            "capsize": 1.5,
-            "markeredgewidth": 1,
-            "label": look.label,
-        }
-        style.curve(ax, np.arange(len(rules)) + shift, points, look, bars="y", **more)
+        more = {"linestyle": "none", "markersize": 4, "elinewidth": 0.8, "capsize": 1.5, "markeredgewidth": 1}
+        style.curve(ax, np.arange(len(rules)) + shift, points, look, bars="y", label=look.label, **more)
     ax.set_xticks(range(len(rules)), [look.label for look in rules.values()])
-    ax.set(xlim=(-0.5, len(rules) - 0.5), ylim=(0, 1), ylabel=r"$\alpha$")
     ax.legend(fontsize=6, loc="lower right", ncols=3, handletextpad=0.2, columnspacing=0.8)
-    style.panel_title(ax, "", title)
+    style.panel_title(ax, "", title, xlim=(-0.5, len(rules) - 0.5), ylim=(0, 1), ylabel=r"$\alpha$")

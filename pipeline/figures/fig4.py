@@ -7,24 +7,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.figures import style
-from pipeline.measures.intervals import crossed_curve, crossed_interval, crossed_table
+from pipeline.measures.intervals import crossed_curve, crossed_mean
 
 LITERAL = "uniform_literal"  # entries on [-1, 1] as they are
 NAIVE = f"{LITERAL} naive"  # the cosine of float32 as it is usually written
-NAIVE_LOOK = style.Look(style.LAWS[LITERAL].colour, "", (0, (2, 1.5)), "uniform, unscaled, naive cosine")
+NAIVE_LOOK = style.Look(style.LAWS[LITERAL].colour, "", "uniform, unscaled, naive cosine", (0, (2, 1.5)))
 ORDER = ("gaussian", "ring", "heavy_tailed", "uniform", LITERAL, NAIVE, "anisotropic", "uniform01")
 COLUMNS = ["panel", "rule", "law", "n", "name", "y", "low", "high"]
 TEXT = """
-Profile {profile}. (a, b) {model}, {images}, explained class: {explained}{seeds}; 95 % intervals over images and seeds
-(crossed bootstrap), LRP with a plain first layer. Gaussian, ring, heavy-tailed and uniform [-1, 1] have E[w w'] = c
-I, anisotropic and uniform [0, 1] do not. Dashed: unscaled entries on [-1, 1] with the cosine as it is usually
-written, in float32{apart}. (b) Law - Gaussian, mean over N, paired by image and seed. (c) {overflow}, float32: one
-sweep, both cosines. Squares overflow where a map passes 1.8e19, and the naive cosine is 0.
+Profile {profile}. (a, b) {laws[model]}, {laws.images}, explained class: {laws[explained]}{laws.weight_seeds}; 95 %
+intervals over images and seeds (crossed bootstrap), LRP with a plain first layer. Gaussian, ring, heavy-tailed and
+uniform [-1, 1] have E[w w'] = c I, anisotropic and uniform [0, 1] do not. Dashed: unscaled entries on [-1, 1] with
+the cosine as it is usually written, in float32{apart}. (b) Law - Gaussian, mean over N, paired by image and seed. (c)
+{overflow[model]}, {overflow.images}{overflow.weight_seeds}, float32: one sweep, both cosines. Squares overflow where
+a map passes 1.8e19, and the naive cosine is 0.
 """
 APART = "; their safe cosine (rescaled, accumulated in float64) is within {:.0e} of the He-scaled law's"
 
@@ -54,8 +54,7 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             rows += crossed_curve(["alignment", rule, law], table, "alignment")
         for law in compared(of_rule["law"]):
             difference = (means[law] - means["gaussian"]).rename("difference").reset_index()
-            ends = crossed_interval(crossed_table(difference.assign(n=0), "difference"))
-            rows.append(["difference", rule, law, np.nan, "", *(float(end[0]) for end in ends)])
+            rows.append(crossed_mean(["difference", rule, law, np.nan, ""], difference, "difference"))
         overflow = tables["overflow"][tables["overflow"]["rule"] == rule]
         for law, value in ((LITERAL, "alignment"), (NAIVE, "alignment_naive")) if len(overflow) else ():
             rows += crossed_curve(["overflow", rule, law], overflow, value)
@@ -68,24 +67,14 @@ def compared(laws: pd.Series) -> list[str]:
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
-    laws, overflow = tables["laws"], tables["overflow"]
-    keys = ["rule", "seed", "image", "n"]
+    laws, keys = tables["laws"], ["rule", "seed", "image", "n"]
     he, literal = (t.set_index(keys)["alignment"] for t in (laws[laws["weights"] == "uniform"], tables["literal"]))
     apart = (he - literal).abs().max()
-    return style.words(
-        TEXT,
-        profile=profile,
-        model=laws["model"].iloc[0],
-        images=style.images_text(laws),
-        explained=laws["explained"].iloc[0],
-        seeds=style.seeds_text(laws, ", weight "),
-        apart="" if np.isnan(apart) else APART.format(apart),
-        overflow=f"{overflow['model'].iloc[0]}, {style.images_text(overflow)}{style.seeds_text(overflow, ', weight ')}",
-    )
+    return style.words(TEXT, tables, profile=profile, apart="" if np.isnan(apart) else APART.format(apart))
 
 
 def draw(numbers: pd.DataFrame, text: str) -> Figure:
-    figure = plt.figure(figsize=(style.DOUBLE, 6.0))
+    figure = style.page(6.0)
     part, rules = numbers[numbers["panel"] == "alignment"], style.looks(numbers["rule"])
     lines = -(-len(rules) // 2)
     place = {"top": 0.955, "bottom": 0.265, "hspace": 0.4}
@@ -96,32 +85,26 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     for i, (rule, look) in enumerate(rules.items()):
         ax = figure.add_subplot(left[i // 2, i % 2])
         draw_laws(ax, part[part["rule"] == rule])
-        style.panel_title(ax, "a" if i == 0 else "", look.label)
-        ax.set(
-            ylim=(low, high), xlim=(-0.5, depth + 0.5), xlabel="N, layers under the rule" if i + 2 >= len(rules) else ""
-        )
-        ax.set(ylabel=r"alignment $\alpha(R_N, x)$" if i % 2 == 0 else "")
+        words = {
+            "xlabel": "N, layers under the rule" if i + 2 >= len(rules) else "",
+            "ylabel": r"alignment $\alpha(R_N, x)$" if i % 2 == 0 else "",
+        }
+        style.panel_title(ax, "a" if i == 0 else "", look.label, ylim=(low, high), xlim=(-0.5, depth + 0.5), **words)
         ax.set_xticks(np.arange(0, depth + 1, 4 if depth > 5 else 1))
         ax.tick_params(labelleft=i % 2 == 0)
     ax = figure.add_subplot(right[0])
     draw_differences(ax, numbers[numbers["panel"] == "difference"])
-    style.panel_title(ax, "b", "law - Gaussian")
-    ax.set_xlabel(r"difference of $\alpha$, mean over N")
+    style.panel_title(ax, "b", "law - Gaussian", xlabel=r"difference of $\alpha$, mean over N")
     ax = figure.add_subplot(right[1])
     draw_overflow(ax, numbers[numbers["panel"] == "overflow"])
-    style.panel_title(ax, "c", "uniform, unscaled, float32")
-    ax.set(xlabel="N, layers under the rule", ylabel="cosine")
+    words = {"xlabel": "N, layers under the rule", "ylabel": "cosine"}
+    style.panel_title(ax, "c", "uniform, unscaled, float32", **words)
     handles = [style.handle(look, **line(law)) for law, look in law_looks(part["law"]).items()]
-    at = {"loc": "upper center", "ncols": 3, "columnspacing": 1.2, "handlelength": 2.2}
-    figure.legend(handles=[*handles, style.handle(NAIVE_LOOK, linewidth=1.0)], bbox_to_anchor=(0.34, 0.205), **at)
-    cosines = [
-        style.Look(style.INK, "o", label="(c) safe cosine"),
-        style.opened(style.Look(style.INK, "o", label="(c) naive cosine")),
-    ]
-    handles = [style.handle(replace(look, line="-")) for look in rules.values()] + [*map(style.handle, cosines)]
-    figure.legend(
-        handles=handles, bbox_to_anchor=(0.84, 0.205), **at | {"ncols": 2, "columnspacing": 1.0, "handlelength": 2.0}
-    )
+    style.legend(figure, [*handles, style.handle(NAIVE_LOOK, linewidth=1.0)], (0.34, 0.205), ncols=3)
+    safe = style.Look(style.INK, "o", "(c) safe cosine")
+    cosines = [safe, style.opened(replace(safe, label="(c) naive cosine"))]
+    more = {"ncols": 2, "columnspacing": 1.0, "handlelength": 2.0}
+    style.legend(figure, [*map(style.solid, rules.values()), *cosines], (0.84, 0.205), **more)
     style.caption(figure, text)
     return figure
 
@@ -145,23 +128,21 @@ def draw_laws(ax: Axes, points: pd.DataFrame) -> None:
 
 
 def draw_differences(ax: Axes, points: pd.DataFrame) -> None:
-    ax.axvline(0, color="#888888", linewidth=0.5, zorder=0)
+    style.level(ax, axis="x")
     laws, rules = compared(points["law"]), style.looks(points["rule"])
     for i, (rule, look) in enumerate(rules.items()):
         chosen = points[points["rule"] == rule].set_index("law").reindex(laws)
         y = np.arange(len(laws)) + min(0.18, 0.8 / len(rules)) * (i - (len(rules) - 1) / 2)
         style.curve(ax, y, chosen, look, bars="x", linestyle="none", markersize=2.6)
-    names = {law: look.label for law, look in style.looks(laws, style.LAWS).items()} | {
-        NAIVE: "uniform, unscaled,\nnaive cosine"
-    }
-    ax.set_yticks(range(len(laws)), [names[law] for law in laws], fontsize=6)
+    names = style.looks(laws, style.LAWS | {NAIVE: replace(NAIVE_LOOK, label="uniform, unscaled,\nnaive cosine")})
+    ax.set_yticks(range(len(laws)), [names[law].label for law in laws], fontsize=6)
     ax.set_ylim(len(laws) - 0.5, -0.5)
 
 
 def draw_overflow(ax: Axes, points: pd.DataFrame) -> None:
     for rule, rule_look in style.looks(points["rule"]).items():
-        for law, look in ((LITERAL, replace(rule_look, line="-")), (NAIVE, style.opened(rule_look))):
-            chosen = points[(points["rule"] == rule) & (points["law"] == law)]
+        for law, look in ((LITERAL, style.solid(rule_look)), (NAIVE, style.opened(rule_look))):
+            chosen = style.where(points, rule=rule, law=law)
             style.curve(ax, chosen["n"], chosen, look, markersize=2.6, linewidth=0.9)
     ax.set_ylim(-0.03, 1.0)
     if points["n"].nunique() == 1:

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.figures import maps as pictures
 from pipeline.figures import style
-from pipeline.measures.intervals import crossed_interval, crossed_table
+from pipeline.measures.intervals import crossed_mean
 
 LAWS = {
     law: replace(style.LAWS[law], colour=style.INK, line=line, label=label, filled=law != "thinned")
@@ -37,12 +36,13 @@ PICTURE = [
 ]
 CURVE = ["panel", "weights", "rule", "depth", "y", "low", "high", "missing"]
 TEXT = """
-Profile {profile}. Top: {rule} on {pictured}, without bottom process{seed}; below each map its alignment with the
-image and, in brackets, its cosine with the unmodified network's map. Explained throughout: the unmodified network's
-decision. Left: {network}, {images}{seeds}; 95 % intervals over images and seeds. Thinned at random: as many weights
-per layer as removal keeps; removal keeps {kept:.2%} of a linear layer's inputs. Networks left dead give no map:
-{dead}, left out. Right: alignment with the top {depth} layers removed, mean over images and {below} seeds, by what a
-kernel keeps, by the biases, and by the weights below; in brackets the share that is not dead.
+Profile {profile}. Top: {rule} on {maps[model]} ({maps[weights.base]}), without bottom process{maps.seeds}; below each
+map its alignment with the image and, in brackets, its cosine with the unmodified network's map. Explained throughout:
+the unmodified network's decision. Left: {curves[model]} ({curves[weights.base]}),
+{curves.images}{curves.weight_seeds}; 95 % intervals over images and seeds. Thinned at random: as many weights per
+layer as removal keeps; removal keeps {maps[weights.inputs]:.2%} of a linear layer's inputs. Networks left dead give
+no map: {dead}, left out. Right: alignment with the top {depth} layers removed, mean over images and {below} seeds, by
+what a kernel keeps, by the biases, and by the weights below; in brackets the share that is not dead.
 """
 
 
@@ -58,12 +58,10 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """panel: picture (sweep, index, key; depth, alignment, similarity to the unmodified network's map), curve (weights,
     rule, depth; y with its interval over images and weight seeds; missing: share of maps that are 0, of networks that
     removal left dead), reading (rule, kernel, biases and what is below the removed layers; y)."""
-    original = (
-        tables["original"].reset_index(names="index").head(1).assign(sweep="original", depth=0, weights="original")
+    first, *others = (
+        tables[sweep].reset_index(names="index").assign(sweep=sweep) for sweep in ("original", "maps_drawn", "maps")
     )
-    drawn = pd.concat(
-        [tables[sweep].reset_index(names="index").assign(sweep=sweep) for sweep in ("maps_drawn", "maps")]
-    )
+    original, drawn = first.head(1).assign(depth=0, weights="original"), pd.concat(others)
     changed = drawn[drawn["image"] == original["image"].iloc[0]].rename(columns={"weights.depth": "depth"})
     pictured = [
         part.assign(panel="picture", key="without_bottom").reindex(columns=PICTURE) for part in (original, changed)
@@ -71,8 +69,7 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     rows = []
     curved = pd.concat([tables["curves_drawn"], tables["curves"]])
     for labels, part in curved.groupby(["weights", "rule", "weights.depth"]):
-        ends = crossed_interval(crossed_table(part.assign(n=0), "alignment"))
-        rows.append(["curve", *labels, *(float(end[0]) for end in ends), part["alignment"].isna().mean()])
+        rows.append([*crossed_mean(["curve", *labels], part, "alignment"), part["alignment"].isna().mean()])
     below = [tables[f"{below}_below"].assign(below=below) for below in ("trained", "random")]
     by = {"weights.kernel": "kernel", "weights.keep_biases": "biases", "weights.depth": "depth"}
     readings = pd.concat(below).rename(columns=by).groupby(["rule", "kernel", "biases", "below", "depth"])["alignment"]
@@ -86,26 +83,17 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     words = {"removal": "of the removed", "thinned": "of the thinned ones"}
     return style.words(
         TEXT,
+        tables,
         profile=profile,
         rule=style.rule_look(maps["rule"].iloc[0]).label,
-        pictured=network_text(maps),
-        seed=style.seeds_text(maps, ", "),
-        network=network_text(curves),
-        images=style.images_text(curves),
-        seeds=style.seeds_text(curves, ", weight "),
-        kept=maps["weights.inputs"].iloc[0],
         dead=", ".join(f"{dead[law]:.0%} {text}" for law, text in words.items() if law in dead),
         depth=", ".join(map(str, sorted(readings["weights.depth"].unique()))),
         below=readings["seed"].nunique(),
     )
 
 
-def network_text(table: pd.DataFrame) -> str:
-    return f"{table['model'].iloc[0]} ({table['weights.base'].iloc[0]})"
-
-
 def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
-    figure = plt.figure(figsize=(style.DOUBLE, 6.6))
+    figure = style.page(6.6)
     pictured = numbers[numbers["panel"] == "picture"]
     original, changed = (pictured[(pictured["sweep"] == "original") == first] for first in (True, False))
     x = pictures.image_like(pictures.rows(maps["original"], "inputs", "x")[0])
@@ -116,7 +104,7 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
     for law in laws:
         line = [pictures.Tile(None)] * 2 if lines else start
         for depth in sorted(changed["depth"].unique()):
-            found = changed[(changed["weights"] == law) & (changed["depth"] == depth)].iloc[0]
+            found = style.where(changed, weights=law, depth=depth).iloc[0]
             line = [*line, pictures.tile_of(found, maps, "" if lines else f"top {depth}", score(found))]
         lines.append(line)
     labels = [look.label for look in laws.values()]
@@ -137,15 +125,14 @@ def curves(ax: Axes, part: pd.DataFrame) -> None:
     laws, rules = style.looks(part["weights"], LAWS), style.by_colour(style.looks(part["rule"]))
     for law, law_look in laws.items():
         for rule, rule_look in rules.items():
-            points = part[(part["weights"] == law) & (part["rule"] == rule)].sort_values("depth")
+            points = style.where(part, weights=law, rule=rule).sort_values("depth")
             look = replace(law_look, colour=rule_look.colour)
             style.curve(ax, points["depth"], points, look, band=0.1, markersize=2.5, linewidth=1, markeredgewidth=1)
     handles = [style.handle(replace(look, mark="", line="-")) for look in rules.values()]
     handles += [style.handle(look, markeredgewidth=1) for look in laws.values()]
     ax.legend(handles=handles, fontsize=6, ncols=2, loc="best", handlelength=2.6, columnspacing=1)
-    ax.set(xlabel="changed layers, from the top", ylabel=r"alignment $\alpha$")
     ax.set_ylim(min(-0.02, part["low"].min()), None)
-    style.panel_title(ax, "", "alignment by depth")
+    style.panel_title(ax, "", "alignment by depth", xlabel="changed layers, from the top", ylabel=r"alignment $\alpha$")
 
 
 def readings(ax: Axes, part: pd.DataFrame) -> None:
@@ -158,14 +145,9 @@ def readings(ax: Axes, part: pd.DataFrame) -> None:
     top = max(0.5, np.nanmax(values, initial=0))
     ax.imshow(values, cmap="viridis", vmin=0, vmax=top, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
-        lost = missing.iloc[y, x]
-        words = (
-            ""
-            if np.isnan(lost)
-            else "dead"
-            if np.isnan(value)
-            else f"{value:.2f}" + (f" ({1 - lost:.0%})" if lost else "")
-        )
+        if np.isnan(lost := missing.iloc[y, x]):
+            continue
+        words = "dead" if np.isnan(value) else f"{value:.2f}" + (f" ({1 - lost:.0%})" if lost else "")
         colour = "white" if value < 0.6 * top else "black"
         ax.text(x, y, words, ha="center", va="center", fontsize=6.5, color=colour)
     several = part["depth"].nunique() > 1

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -13,18 +12,19 @@ from pipeline.figures import style
 from pipeline.measures.intervals import crossed_curve
 
 READINGS = {  # how r starts: colour and mark of its legend
-    "activation": style.Look(style.INK, "o", "-", r"$r_l = A_l$ on the units"),
-    "relevance": style.Look(style.INK, "o", "--", r"the rule's own $r_l$, masked", filled=False),
+    "activation": style.Look(style.INK, "o", r"$r_l = A_l$ on the units"),
+    "relevance": style.Look(style.INK, "o", r"the rule's own $r_l$, masked", "--", False),
 }
-ORIGINAL = style.Look("#000000", "", ":", "from the output")
+ORIGINAL = style.Look("#000000", "", "from the output", ":")
 COLUMNS = ["panel", "seed_with", "rule", "part", "layer", "name", "y", "low", "high"]
 TEXT = """
-Profile {profile}: {network}; {images}, explained class: {explained}. Propagation starts at a layer's ReLU from the
-units named, and the rule runs to the input, without bottom process. max, min: the largest and smallest {share:g} % of
-the non-zero activations of one image; controls: as many random ones, and a constant r on those of max and min. (a) r
-is the activation itself; dotted line: the attribution from the output. (b) r is what the rule sends to that layer,
-masked; all units give the attribution from the output. (c) Difference of alignment, image by image. (d, e) Cosine
-with the map from all units. Bands: 95 % bootstrap over images. Missing (no map): {missing} of {values} values.
+Profile {profile}: {activation.state}{alone}; {activation.images}, explained class: {activation[explained]}.
+Propagation starts at a layer's ReLU from the units named, and the rule runs to the input, without bottom process.
+max, min: the largest and smallest {share:g} % of the non-zero activations of one image; controls: as many random
+ones, and a constant r on those of max and min. (a) r is the activation itself; dotted line: the attribution from the
+output. (b) r is what the rule sends to that layer, masked; all units give the attribution from the output. (c)
+Difference of alignment, image by image. (d, e) Cosine with the map from all units. Bands: 95 % bootstrap over images.
+Missing (no map): {missing} of {values} values.
 """
 
 
@@ -47,7 +47,7 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             pairs = pairs.assign(gap=pairs["alignment_max"] - pairs["alignment_min"])
             rows += crossed_curve(["gap", *labels, "max - min"], pairs, "gap", by="layer")
     found = pd.DataFrame(rows, columns=COLUMNS)
-    originals = found[(found["panel"] == "alignment") & (found["seed_with"] == "relevance") & (found["part"] == "all")]
+    originals = style.where(found, panel="alignment", seed_with="relevance", part="all")
     return pd.concat([found, originals.assign(seed_with="activation", part="original")], ignore_index=True)
 
 
@@ -55,10 +55,9 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     table = tables["activation"]
     return style.words(
         TEXT,
+        tables,
         profile=profile,
-        network=style.state_text(table) + (", one network" if table["seed"].nunique() == 1 else ""),
-        images=style.images_text(table),
-        explained=table["explained"].iloc[0],
+        alone=", one network" if table["seed"].nunique() == 1 else "",
         share=100 * table["share"].iloc[0],
         missing=sum(int(t["alignment"].isna().sum()) for t in tables.values()),
         values=sum(map(len, tables.values())),
@@ -66,7 +65,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
 
 
 def draw(numbers: pd.DataFrame, text: str) -> Figure:
-    figure = plt.figure(figsize=(style.DOUBLE, 7.0))
+    figure = style.page(7.0)
     rules = style.looks(numbers["rule"])
     narrow = len(rules) > 3  # then the reading has no room above a panel
     left = 0.09 if narrow else 0.07
@@ -78,17 +77,17 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     for row, (seed_with, reading) in enumerate(READINGS.items()):
         for column, (rule, look) in enumerate(rules.items()):
             ax = figure.add_subplot(top[row, column])
-            draw_parts(ax, part[(part["seed_with"] == seed_with) & (part["rule"] == rule)])
+            draw_parts(ax, style.where(part, seed_with=seed_with, rule=rule))
             first = column == 0
             title = f"{reading.label}: {look.label}" if first and not narrow else look.label
-            style.panel_title(ax, "ab"[row] if first else "", title)
             label = (f"{reading.label}\n" if narrow else "") + r"alignment $\alpha(R, x)$"
-            ax.set(ylim=(low, high), ylabel=label if first else "")
+            words = {"ylabel": label if first else ""}
+            style.panel_title(ax, "ab"[row] if first else "", title, ylim=(low, high), **words)
             ax.tick_params(labelleft=first)
             layers_below(ax, names, labels=row == 1)
     handles = [style.handle(look, **marks(look)) for look in (*style.PARTS.values(), ORIGINAL)]
-    at = {"loc": "upper center", "bbox_to_anchor": (0.525, 0.42)}
-    figure.legend(handles=handles, **at, ncols=7, columnspacing=0.8, handlelength=1.7, handletextpad=0.5, fontsize=6.8)
+    more = {"columnspacing": 0.8, "handlelength": 1.7, "handletextpad": 0.5, "fontsize": 6.8}
+    style.legend(figure, handles, (0.525, 0.42), ncols=7, **more)
     similar = numbers[numbers["panel"] == "similarity"]
     for column, (panel, which, title, label) in enumerate(
         (
@@ -98,19 +97,15 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
         )
     ):
         ax = figure.add_subplot(bottom[column])
-        draw_rules(ax, numbers[(numbers["panel"] == panel) & (numbers["part"] == which)])
-        style.panel_title(ax, "cde"[column], title)
-        ax.set(ylabel=label)
+        draw_rules(ax, style.where(numbers, panel=panel, part=which))
+        style.panel_title(ax, "cde"[column], title, ylabel=label)
         if panel == "gap":
-            style.zero_line(ax)
+            style.level(ax)
         else:
             ax.set_ylim(min(0, similar["low"].min()) - 0.02, 1.03)
         layers_below(ax, names, labels=True)
-    handles = [style.handle(replace(look, line="-")) for look in rules.values()] + [
-        *map(style.handle, READINGS.values())
-    ]
-    at = {"loc": "lower center", "bbox_to_anchor": (0.52, 0.085)}
-    figure.legend(handles=handles, **at, ncols=max(5, len(handles)), columnspacing=1.2, handlelength=2.2)
+    series = [*map(style.solid, rules.values()), *READINGS.values()]
+    style.legend(figure, series, (0.52, 0.085), loc="lower center", ncols=max(5, len(series)))
     style.caption(figure, text)
     return figure
 
@@ -132,7 +127,7 @@ def draw_parts(ax: Axes, points: pd.DataFrame) -> None:
 def draw_rules(ax: Axes, points: pd.DataFrame) -> None:
     for seed_with, reading in READINGS.items():
         for rule, rule_look in style.looks(points["rule"]).items():
-            chosen = points[(points["seed_with"] == seed_with) & (points["rule"] == rule)]
+            chosen = style.where(points, seed_with=seed_with, rule=rule)
             look = replace(rule_look, line=reading.line, filled=reading.filled)
             style.curve(ax, chosen["layer"], chosen, look, band=0.12)
 

@@ -7,7 +7,6 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from pipeline.errors import UserError
@@ -22,11 +21,11 @@ COLUMNS = [
     "similarity",
 ]  # fmt: skip
 TEXT = """
-{profile}{state}, data {data}, n = {count} images kept, one of each pair of label and decision drawn. First rows: the
-activation A_l seeded at layer l, GBP below. Second and third: only those units of A_l that {rules} credits with the
-class (r_l > 0), GBP below; at the end the rule's own map, from the output. Below each map: its alignment with the image
-/ that of the colours alone (mean over channels subtracted); third rows: cosine with the map above. Every map is scaled
-over all its channels from its 0.5 % to its 99.5 % quantile.
+{profile}{fig7.state}, data {fig7[data]}, n = {fig7.count} images kept, one of each pair of label and decision drawn.
+First rows: the activation A_l seeded at layer l, GBP below. Second and third: only those units of A_l that {rules}
+credits with the class (r_l > 0), GBP below; at the end the rule's own map, from the output. Below each map: its
+alignment with the image / that of the colours alone (mean over channels subtracted); third rows: cosine with the map
+above. Every map is scaled over all its channels from its 0.5 % to its 99.5 % quantile.
 """
 TILE, GAP, HEAD, FOOT = 0.645, 0.06, 0.33, 0.13  # inches: a picture, between two, above a case, below each picture
 
@@ -54,22 +53,15 @@ def some_layers(table: pd.DataFrame) -> list[int]:
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
-    table = tables[SWEEP]
-    return style.words(
-        TEXT,
-        profile=f"Profile {profile}: " if profile else "",
-        state=style.state_text(table),
-        data=table["data"].iloc[0],
-        count=table["image"].nunique(),
-        rules=" or ".join(look.label for look in style.looks(table["rule"]).values()),
-    )
+    rules = " or ".join(look.label for look in style.looks(tables[SWEEP]["rule"]).values())
+    return style.words(TEXT, tables, profile=f"Profile {profile}: " if profile else "", rules=rules)
 
 
 def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
     cases = [part for _, part in numbers.groupby(["image", "rule"], sort=False)]
     block = HEAD + 3 * (TILE + FOOT) + 0.06
     height = len(cases) * block + 0.45
-    figure = plt.figure(figsize=(style.DOUBLE, height))
+    figure = style.page(height)
     for i, case in enumerate(cases):
         draw_case(figure, case, maps, height - i * block, name_rule=numbers["rule"].nunique() > 1)
     style.caption(figure, text, y=0.05 / height)

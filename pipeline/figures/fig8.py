@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -16,18 +15,18 @@ from pipeline.figures.style import Look
 PANELS = ("attribution", "insertion", "insertion_magnitude")  # (a), (b), (c)
 CONTROLS = ("edge", "noise", "blur")
 READINGS = (  # series of the last panel: measure, what, look
-    ("s_own", "auroc", Look("#000000", "o", "", r"$S$, row of the new decision")),
-    ("s_fixed", "auroc", Look("#000000", "s", "", r"$S$, row of $k$", filled=False)),
-    ("s_own", "auroc within margin", Look("#000000", "x", "", r"$S$ beyond the margin")),
+    ("s_own", "auroc", Look("#000000", "o", r"$S$, row of the new decision", "")),
+    ("s_fixed", "auroc", Look("#000000", "s", r"$S$, row of $k$", "", False)),
+    ("s_own", "auroc within margin", Look("#000000", "x", r"$S$ beyond the margin", "")),
 )
 TEXT = """
-Profile {profile}: {network}; rule {rule}, explained class: {explained}. Densities of S (20), each of area 1,
-Silverman's width; triangles: the two peaks of all images together; V: 1 - valley / lower peak; dip: Hartigan's test of
-one peak. AUROC: of S for classified correctly, 95 % bootstrap over images. First row: starred weights of the new
-decision (the letter of (20)); second: of the decision k on x; third: controls, maps that know nothing of the decision.
-Insertions put zero of normalised space in place of pixels that score below the mean. (d) AUROC for each input, also
-over pairs of images alike in margin (20 bins); dotted line: AUROC of the margin itself; on the right how far the
-attribution is above (paired); small grey marks: {others}. (e): {imagenet}. Missing S: {missing}; {beyond}.
+Profile {profile}: {network}; rule {main[rule]}, explained class: {main[explained]}. Densities of S (20), each of area
+1, Silverman's width; triangles: the two peaks of all images together; V: 1 - valley / lower peak; dip: Hartigan's
+test of one peak. AUROC: of S for classified correctly, 95 % bootstrap over images. First row: starred weights of the
+new decision (the letter of (20)); second: of the decision k on x; third: controls, maps that know nothing of the
+decision. Insertions put zero of normalised space in place of pixels that score below the mean. (d) AUROC for each
+input, also over pairs of images alike in margin (20 bins); dotted line: AUROC of the margin itself; on the right how
+far the attribution is above (paired); small grey marks: {others}. (e): {imagenet}. Missing S: {missing}; {beyond}.
 """
 
 
@@ -55,10 +54,9 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     main = tables["main"]
     return style.words(
         TEXT,
+        tables,
         profile=profile,
         network=scores.network_text(main),
-        rule=main["rule"].iloc[0],
-        explained=main["explained"].iloc[0],
         others=", ".join(scores.network_text(table, brief=True) for table in scores.networks(tables["others"])),
         imagenet=scores.network_text(tables["imagenet"]),
         missing=scores.missing_text(main),
@@ -67,7 +65,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
 
 
 def draw(numbers: pd.DataFrame, text: str) -> Figure:
-    figure = plt.figure(figsize=(style.DOUBLE, 8.5))
+    figure = style.page(8.5)
     sides, rows = {"left": 0.05, "right": 0.985, "top": 0.967, "bottom": 0.178}, (1, 1, 1, 1.35)
     grid = figure.add_gridspec(4, 3, **sides, hspace=0.55, wspace=0.1, height_ratios=rows)
     main = numbers[numbers["panel"] == "main"]
@@ -75,7 +73,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     for row, (measure, inputs) in enumerate((("s_own", PANELS), ("s_fixed", PANELS), ("s_own", CONTROLS))):
         for column, name in enumerate(inputs):
             ax = figure.add_subplot(grid[row, column])
-            scores.draw_distribution(ax, main[(main["input"] == name) & (main["measure"] == measure)])
+            scores.draw_distribution(ax, style.where(main, input=name, measure=measure))
             letter = "abc"[column] if row == 0 else ""
             style.panel_title(ax, letter, style.INPUT_LABELS[name] + (r", row of $k$" if row == 1 else ""), pad=11)
             ax.set(xlim=(low, high), xlabel="S" if row == 2 else "", ylabel="density" if column == 0 else "")
@@ -97,7 +95,7 @@ def draw_aurocs(ax: Axes, numbers: pd.DataFrame) -> None:
     main = numbers[numbers["panel"] == "main"]
     names = [name for name in style.INPUT_LABELS if name in set(main["input"])]
     for shift, (measure, what, look) in zip((-0.2, 0.0, 0.2), READINGS, strict=True):
-        some = numbers[(numbers["measure"] == measure) & (numbers["what"] == what)]
+        some = style.where(numbers, measure=measure, what=what)
         for panel, colour, size, level in (("others", "#888888", 2.2, 2), ("main", look.colour, 3.5, 3)):
             points = some[some["panel"] == panel]
             at = points["input"].map({name: i for i, name in enumerate(names)}).astype(float) + shift
@@ -109,13 +107,12 @@ def draw_aurocs(ax: Axes, numbers: pd.DataFrame) -> None:
     if len(differences):
         first = names.index(main.loc[main["what"] == "auroc", "input"].iloc[0])
         scores.note(ax, 1.02, first, "(a) above it by", **beside)
-    for _, row in numbers[(numbers["measure"] == "margin") & (numbers["what"] == "auroc")].iterrows():
+    for _, row in style.where(numbers, measure="margin", what="auroc").iterrows():
         ax.axvline(row["y"], color="#444444", linestyle=":", linewidth=0.8, zorder=1)
-    ax.axvline(0.5, color="#888888", linewidth=0.5, zorder=0)
+    style.level(ax, 0.5, "x")
     ax.set_yticks(np.arange(len(names)), [style.INPUT_LABELS[name] for name in names])
     ax.invert_yaxis()
-    style.panel_title(ax, "d", 'AUROC for "classified correctly"')
-    ax.set(xlabel="AUROC")
+    style.panel_title(ax, "d", 'AUROC for "classified correctly"', xlabel="AUROC")
     handles = [style.handle(look, markersize=3.5, markeredgewidth=0.7) for _, _, look in READINGS]
-    place = {"loc": "upper center", "bbox_to_anchor": (0.3, -0.21)}
-    ax.legend(handles=handles, **place, ncols=3, columnspacing=1.0, handletextpad=0.2, fontsize=6)
+    more = {"columnspacing": 1.0, "handletextpad": 0.2, "handlelength": None, "fontsize": 6}
+    style.legend(ax, handles, (0.3, -0.21), ncols=3, **more)

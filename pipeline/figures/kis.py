@@ -2,10 +2,8 @@
 of the insertions."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -52,6 +50,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     rules = tables["rules"]
     return style.words(
         TEXT,
+        tables,
         profile=profile,
         network=scores.network_text(rules),
         rule=style.rule_look(tables["label"]["rule"].iloc[0]).label,
@@ -60,7 +59,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
 
 
 def draw(numbers: pd.DataFrame, text: str) -> Figure:
-    figure = plt.figure(figsize=(style.DOUBLE, 5.6))
+    figure = style.page(5.6)
     sides = {"left": 0.14, "right": 0.985, "top": 0.95, "bottom": 0.235}
     grid = figure.add_gridspec(2, 3, **sides, hspace=0.42, wspace=0.62)
     panels = {panel: numbers[numbers["panel"] == panel] for panel in "abcd"}
@@ -74,9 +73,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     draw_dots(figure.add_subplot(grid[1, 0]), panels["c"], forms, inputs)
     style.panel_title(figure.axes[-1], "c", "forms")
     draw_shares(figure.add_subplot(grid[1, 1:]), panels["d"])
-    handles = [style.handle(look) for look in (*series.values(), *inputs.values())]
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.165)}
-    figure.legend(handles=handles, **place, ncols=5, columnspacing=1.2, handlelength=2.2)
+    style.legend(figure, [*series.values(), *inputs.values()], (0.5, 0.165), ncols=5)
     style.caption(figure, text)
     return figure
 
@@ -85,7 +82,7 @@ def draw_densities(ax: Axes, part: pd.DataFrame, series: Mapping[str, style.Look
     for rule, points in part.groupby("series", sort=False):
         style.curve(ax, points["x"], points, series[rule], markevery=8)
     dense = part[part["y"] > 0.01 * part["y"].max()]
-    ax.axvline(0, color="#888888", linewidth=0.5, zorder=0)
+    style.level(ax, axis="x")
     ax.set(xlabel="S", ylabel="density", yticks=[], xlim=(max(LOW, dense["x"].min()) if len(dense) else LOW, 1.03))
     style.panel_title(ax, "a", "S of each rule's map, all images")
 
@@ -96,10 +93,10 @@ def draw_dots(ax: Axes, part: pd.DataFrame, names: Mapping[str, str], inputs: Ma
     step = min(0.24, 0.72 / max(1, len(inputs)))
     for i, (name, look) in enumerate(inputs.items()):
         for measure, shift, drawn in (("s_own", -0.25, look), ("s_fixed", 0.25, style.opened(look, ""))):
-            points = part[(part["input"] == name) & (part["measure"] == measure)]
+            points = style.where(part, input=name, measure=measure)
             at = points["series"].map(places).astype(float) + step * (i - (len(inputs) - 1) / 2 + shift)
             style.curve(ax, at, points, drawn, bars="x", elinewidth=0.6)
-    ax.axvline(0.5, color="#888888", linewidth=0.5, zorder=0)
+    style.level(ax, 0.5, "x")
     ax.set_yticks(list(places.values()), list(names.values()))
     ax.invert_yaxis()
     ax.set(xlabel="AUROC")
@@ -107,9 +104,9 @@ def draw_dots(ax: Axes, part: pd.DataFrame, names: Mapping[str, str], inputs: Ma
 
 def draw_shares(ax: Axes, part: pd.DataFrame) -> None:
     for name, look in style.looks(part["input"], style.INPUTS).items():
-        for measure, drawn in (("s_own", replace(look, line="-")), ("s_fixed", style.opened(look, ":"))):
-            points = part[(part["input"] == name) & (part["measure"] == measure)]
+        for measure, drawn in (("s_own", style.solid(look)), ("s_fixed", style.opened(look, ":"))):
+            points = style.where(part, input=name, measure=measure)
             style.curve(ax, points["x"], points, drawn, band=0.12, markeredgewidth=0.7)
-    ax.axhline(0.5, color="#888888", linewidth=0.5, zorder=0)
-    ax.set(xlabel="share of pixels that an insertion removes", ylabel="AUROC")
-    style.panel_title(ax, "d", "threshold of the insertions")
+    style.level(ax, 0.5)
+    words = {"xlabel": "share of pixels that an insertion removes", "ylabel": "AUROC"}
+    style.panel_title(ax, "d", "threshold of the insertions", **words)

@@ -176,7 +176,7 @@ def draw_distribution(ax: Axes, part: pd.DataFrame) -> None:
         n = part.loc[part["what"].isin([group, f"{group} image"]), "n"].max()
         counted.append(f"{0 if np.isnan(n) else n:.0f} {group}")
     note(ax, 0, 1.015, "   ".join(said or counted), transform=ax.transAxes, va="bottom")
-    ax.axvline(0, color="#888888", linewidth=0.5, zorder=0)
+    style.level(ax, axis="x")
     ax.set(xlabel="", ylabel="", yticks=[])
 
 

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +27,24 @@ class Look:
 
     colour: str
     mark: str | tuple[int, int, int] = ""
-    line: str | tuple[int, tuple[float, ...]] = "-"
     label: str = ""
+    line: str | tuple[int, tuple[float, ...]] = "-"
     filled: bool = True
 
 
 # Okabe and Ito's colours, told apart by colour-blind readers; marks tell them apart in grey. Relatives of a rule have
 # its colour, and a line and a mark of their own.
 RULES = {
-    "grad": Look("#000000", "x", label="Gradient"),
-    "gbp": Look("#0072B2", "o", label="GBP"),
-    "deconvnet": Look("#0072B2", "H", "--", "DeconvNet"),
-    "rectgrad": Look("#D55E00", "s", label="RectGrad"),
-    "lrp": Look("#009E73", "^", label=r"LRP ($z^+$)"),
-    "lrp_epsilon": Look("#009E73", "1", ":", r"LRP-$\varepsilon$"),
-    "lrp_alphabeta": Look("#009E73", "2", "--", r"LRP-$\alpha\beta$"),
-    "excitation_bp": Look("#009E73", "3", "-.", "Excitation BP"),
-    "dtd": Look("#56B4E9", "v", label="DTD"),
-    "activation": Look("#CC79A7", "D", label="Activation"),
+    "grad": Look("#000000", "x", "Gradient"),
+    "gbp": Look("#0072B2", "o", "GBP"),
+    "deconvnet": Look("#0072B2", "H", "DeconvNet", "--"),
+    "rectgrad": Look("#D55E00", "s", "RectGrad"),
+    "lrp": Look("#009E73", "^", r"LRP ($z^+$)"),
+    "lrp_epsilon": Look("#009E73", "1", r"LRP-$\varepsilon$", ":"),
+    "lrp_alphabeta": Look("#009E73", "2", r"LRP-$\alpha\beta$", "--"),
+    "excitation_bp": Look("#009E73", "3", "Excitation BP", "-."),
+    "dtd": Look("#56B4E9", "v", "DTD"),
+    "activation": Look("#CC79A7", "D", "Activation"),
 }
 OTHERS = (  # greys with stars of 4, 6, 3 and 8 rays
     ("#666666", (4, 1, 0), "-."),
@@ -52,7 +53,7 @@ OTHERS = (  # greys with stars of 4, 6, 3 and 8 rays
     ("#808080", (8, 2, 0), "-."),
 )
 
-STATES = {"random": Look(INK, "o", "-", "random"), "trained": Look("#E69F00", "s", "--", "trained", filled=False)}
+STATES = {"random": Look(INK, "o", "random"), "trained": Look("#E69F00", "s", "trained", "--", False)}
 FIXED = ("pretrained", "checkpoint", "trained")  # weights that no seed draws
 NULL_LABELS = {
     "mosaic": "mosaic",
@@ -65,29 +66,29 @@ NULL_LABELS = {
 
 # Laws of the weights: Tol's muted colours and marks that no rule has, for curves of laws stand beside curves of rules.
 LAWS = {
-    "gaussian": Look("#332288", "*", label="Gaussian"),  # from here to uniform_literal: E[w w'] = c I
-    "ring": Look("#44AA99", "P", label="ring"),
-    "heavy_tailed": Look("#117733", "p", label="heavy-tailed"),
-    "uniform": Look("#CC6677", ">", label="uniform"),
-    "uniform_literal": Look("#882255", "8", label="uniform, unscaled"),
-    "anisotropic": Look("#999933", "d", label="anisotropic"),
-    "uniform01": Look("#AA4499", "<", label="uniform [0, 1]"),
-    "removal": Look("#661100", "X", label="removal"),
-    "thinned": Look("#6699CC", "h", label="random removal"),
+    "gaussian": Look("#332288", "*", "Gaussian"),  # from here to uniform_literal: E[w w'] = c I
+    "ring": Look("#44AA99", "P", "ring"),
+    "heavy_tailed": Look("#117733", "p", "heavy-tailed"),
+    "uniform": Look("#CC6677", ">", "uniform"),
+    "uniform_literal": Look("#882255", "8", "uniform, unscaled"),
+    "anisotropic": Look("#999933", "d", "anisotropic"),
+    "uniform01": Look("#AA4499", "<", "uniform [0, 1]"),
+    "removal": Look("#661100", "X", "removal"),
+    "thinned": Look("#6699CC", "h", "random removal"),
 }
 
 # Where propagation starts in Fig. 6: Tol's high-contrast colours, which keep apart in grey.
 PARTS = {
-    "all": Look("#000000", "o", label="all units"),
-    "max": Look("#BB5566", "^", label="max (largest)"),
-    "min": Look("#004488", "v", label="min (smallest)"),
-    "random": Look("#888888", "x", ":", "random"),
-    "constant_max": Look("#BB5566", "^", (0, (1, 1.5)), "constant on max", filled=False),
-    "constant_min": Look("#004488", "v", (0, (1, 1.5)), "constant on min", filled=False),
+    "all": Look("#000000", "o", "all units"),
+    "max": Look("#BB5566", "^", "max (largest)"),
+    "min": Look("#004488", "v", "min (smallest)"),
+    "random": Look("#888888", "x", "random", ":"),
+    "constant_max": Look("#BB5566", "^", "constant on max", (0, (1, 1.5)), False),
+    "constant_min": Look("#004488", "v", "constant on min", (0, (1, 1.5)), False),
 }
 
 # Decisions in Fig. 8.
-OUTCOMES = {"correct": Look("#228833", label="correct"), "incorrect": Look("#AA3377", "", "--", "incorrect")}
+OUTCOMES = {"correct": Look("#228833", "", "correct"), "incorrect": Look("#AA3377", "", "incorrect", "--")}
 INPUT_LABELS = {  # what the network is given in x's place
     "attribution": "attribution",
     "insertion": "insertion",
@@ -100,7 +101,7 @@ INPUT_LABELS = {  # what the network is given in x's place
     "random_network": "random network's map",
 }
 INPUTS = {
-    name: Look(colour, mark, "", INPUT_LABELS[name])
+    name: Look(colour, mark, INPUT_LABELS[name], "")
     for name, colour, mark in (
         ("attribution", "#000000", "o"),
         ("insertion", "#66CCEE", "v"),
@@ -134,7 +135,7 @@ def looks(names: Iterable[Any], known: Mapping[str, Look] = RULES) -> dict[str, 
     """The names in their order (ordered) with their looks; those not known go by their names, in different greys."""
     found = ordered(names, known)
     strange = [name for name in found if name not in known]
-    greys = {name: Look(*OTHERS[i % len(OTHERS)], label=name) for i, name in enumerate(strange)}
+    greys = {name: Look(colour, mark, name, line) for name, (colour, mark, line) in zip(strange, cycle(OTHERS))}
     return {name: known.get(name) or greys[name] for name in found}
 
 
@@ -194,16 +195,52 @@ def handle(look: Look, **more: Any) -> Line2D:
     return Line2D([], [], label=look.label, **{**drawn(look), **more})
 
 
+def where(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """The rows with these values in these columns."""
+    return table[np.logical_and.reduce([table[column] == value for column, value in values.items()])]
+
+
 # ---- texts -----------------------------------------------------------------------------------------------------------
 
 
-def words(template: str, **values: Any) -> str:
-    """A caption's template filled in, on one line."""
-    return " ".join(template.format(**values).split())
+@dataclass(frozen=True)
+class Facts:
+    """What captions say of a table: {sweep[column]} in a template is a column's first value, {sweep.state} a text."""
+
+    table: pd.DataFrame
+
+    def __getitem__(self, column: str) -> Any:
+        return self.table[column].iloc[0]
+
+    @property
+    def count(self) -> int:
+        return self.table["image"].nunique()
+
+    @property
+    def images(self) -> str:
+        return f"{self.count} images of {self['data']}"
+
+    @property
+    def weights(self) -> str:
+        return weights_text(self.table)
+
+    @property
+    def seeds(self) -> str:
+        return seeds_text(self.table, ", ")
+
+    @property
+    def weight_seeds(self) -> str:
+        return seeds_text(self.table, ", weight ")
+
+    @property
+    def state(self) -> str:
+        return state_text(self.table)
 
 
-def images_text(table: pd.DataFrame) -> str:
-    return f"{table['image'].nunique()} images of {table['data'].iloc[0]}"
+def words(template: str, tables: Mapping[str, pd.DataFrame], **values: Any) -> str:
+    """A caption's template filled in, on one line: with values, and with the Facts of each table."""
+    facts = {sweep: Facts(table) for sweep, table in tables.items()}
+    return " ".join(template.format(**facts | values).split())
 
 
 def seeds_text(table: pd.DataFrame, before: str) -> str:
@@ -238,9 +275,34 @@ def several_maps(cells: Sequence[Mapping[str, Any]]) -> str | None:
 # ---- pages -----------------------------------------------------------------------------------------------------------
 
 
-def panel_title(ax: Axes, letter: str, text: str, pad: float = 4) -> None:
+def page(height: float) -> Figure:
+    """An empty figure as wide as both columns; height in inches."""
+    return plt.figure(figsize=(DOUBLE, height))
+
+
+def panel_title(ax: Axes, letter: str, text: str, pad: float = 4, **more: Any) -> None:
+    """The title of a panel without a frame; more: its labels and limits, for ax.set."""
     ax.set_title(f"({letter}) {text}" if letter else text, loc="left", pad=pad)
+    ax.set(**more)
     sns.despine(ax=ax)
+
+
+def legend(on: Figure | Axes, entries: Iterable[Look | Line2D], at: tuple[float, float], **more: Any) -> None:
+    """A legend centred below the point `at` of a figure or of axes."""
+    handles = [handle(entry) if isinstance(entry, Look) else entry for entry in entries]
+    place = {"loc": "upper center", "bbox_to_anchor": at, "columnspacing": 1.2, "handlelength": 2.2}
+    on.legend(handles=handles, **place | more)
+
+
+def solid(look: Look) -> Look:
+    """The entry of a rule, whose lines say something else."""
+    return replace(look, line="-")
+
+
+def layer_ticks(ax: Axes, layers: pd.DataFrame, at: str) -> None:
+    """The names of layers (column name) upright at their places (column `at`)."""
+    names = layers.drop_duplicates(at).sort_values(at)
+    ax.set_xticks(names[at], names["name"], rotation=90, fontsize=6)
 
 
 def labels_at_right(ax: Axes, values: dict[str, float], colour: str, gap: float = 0.043) -> None:
@@ -254,8 +316,10 @@ def labels_at_right(ax: Axes, values: dict[str, float], colour: str, gap: float 
         ax.annotate(text, (1.0, place), (1.02, at), **share, va="center", fontsize=6, color=colour)
 
 
-def zero_line(ax: Axes) -> None:
-    ax.axhline(0, color="#888888", linewidth=0.5, zorder=0)
+def level(ax: Axes, value: float = 0, axis: str = "y", line: str = "-") -> None:
+    """A thin line across the axes where `axis` has this value."""
+    draw = ax.axhline if axis == "y" else ax.axvline
+    draw(value, color="#888888", linewidth=0.5, linestyle=line, zorder=0)
 
 
 def caption(figure: Figure, text: str, y: float = 0.008) -> None:

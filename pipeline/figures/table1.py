@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from pipeline.errors import UserError
@@ -44,10 +43,10 @@ LEAST = 7  # columns of the page
 STRIP = 7  # layers of the strips
 SHOWN = 2  # images
 TEXT = """
-Profile {profile}: random is {random} with {weights} weights{seed}, trained is {trained} ({state}); images of {data},
-explained class: {explained}. Below each map its alignment with the image. R: with the bottom process, summed over
-channels, centred at 0, each map divided by its 99.5 % quantile. W/O B: without bottom process, all channels from the
-0.5 % to the 99.5 % quantile.{activation}
+Profile {profile}: random is {random[model]} with {random.weights} weights{random.seeds}, trained is {trained[model]}
+({trained.weights}{trained.seeds}); images of {trained[data]}, explained class: {trained[explained]}. Below each map
+its alignment with the image. R: with the bottom process, summed over channels, centred at 0, each map divided by its
+99.5 % quantile. W/O B: without bottom process, all channels from the 0.5 % to the 99.5 % quantile.{activation}
 """
 ACTIVATION = " Activation: A at layer L/3 (named above), GBP below; strips: from other layers, for the first image."
 
@@ -71,7 +70,7 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             rows.append(part[part["image"].isin(shared)].assign(line=line, sweep=sweep, key=key))
     for sweep in ("random", "trained"):
         table = tables[sweep].reset_index(names="index")
-        part = table[(table["rule"] == "activation") & (table["image"] == shared[0])].sort_values("layer")
+        part = style.where(table, rule="activation", image=shared[0]).sort_values("layer")
         if len(part):
             chosen = np.unique(np.linspace(0, len(part) - 1, STRIP).round().astype(int))
             rows.append(part.iloc[chosen].assign(line=f"strip {sweep}", sweep=sweep, key="without_bottom"))
@@ -82,19 +81,8 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
-    random, trained = tables["random"], tables["trained"]
-    return style.words(
-        TEXT,
-        profile=profile,
-        random=random["model"].iloc[0],
-        weights=style.weights_text(random),
-        seed=style.seeds_text(random, ", "),
-        trained=trained["model"].iloc[0],
-        state=style.weights_text(trained) + style.seeds_text(trained, ", "),
-        data=trained["data"].iloc[0],
-        explained=trained["explained"].iloc[0],
-        activation=ACTIVATION if "activation" in set(trained["rule"]) else "",
-    )
+    activation = ACTIVATION if "activation" in set(tables["trained"]["rule"]) else ""
+    return style.words(TEXT, tables, profile=profile, activation=activation)
 
 
 def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
@@ -110,14 +98,14 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
         for line in LINES:
             tiles = [pictures.Tile(pictures.image_like(inputs[image]), "", decided) if line == "R, trained" else empty]
             for rule in series:
-                found = part[(part["line"] == line) & (part["rule"] == rule)]
+                found = style.where(part, line=line, rule=rule)
                 above = found["name"].iloc[0] if len(found) and rule == "activation" else ""
                 tiles.append(pictures.tile_of(found.iloc[0], maps, above) if len(found) else empty)
             lines.append(tiles + [empty] * (columns - len(tiles)))
             labels.append(line)
     height = 9.0 if len(images) > 1 else 5.6
     share = len(lines) / (len(lines) + 2.25)
-    figure = plt.figure(figsize=(style.DOUBLE, height))
+    figure = style.page(height)
     bottom, top = 0.62 / height, 1 - 0.52 / height
     split = top - (top - bottom) * share
     header(figure, series, (0.995 - 0.035) / columns, 1 - 0.02 / height, height)
@@ -138,11 +126,11 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
 def header(figure: Figure, series: Mapping[str, style.Look], width: float, top: float, height: float) -> None:
     """Names, filters and bottom processes above the columns, of which one is `width` wide."""
     second, third = top - 0.17 / height, top - 0.34 / height
-    end = 0.035 + width - 0.012
-    figure.text(end, top - 0.18 / height, r"$F_l(W_lM_l)$", fontsize=5.6, ha="right", va="top")
-    figure.text(end, third, "bottom", fontsize=5.6, ha="right", va="top")
+    end, small = 0.035 + width - 0.012, {"fontsize": 5.6, "va": "top"}
+    figure.text(end, top - 0.18 / height, r"$F_l(W_lM_l)$", ha="right", **small)
+    figure.text(end, third, "bottom", ha="right", **small)
     for i, (rule, look) in enumerate(series.items(), start=1):
         x = 0.035 + (i + 0.5) * width
         figure.text(x, top, look.label, fontsize=7.5, ha="center", va="top", color=look.colour)
-        figure.text(x, second, FILTERS.get(rule, ""), fontsize=5.6, ha="center", va="top")
-        figure.text(x, third, BOTTOMS.get(rule, ""), fontsize=5.6, ha="center", va="top")
+        for y, texts in ((second, FILTERS), (third, BOTTOMS)):
+            figure.text(x, y, texts.get(rule, ""), ha="center", **small)

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -26,13 +25,13 @@ BACKWARD = {"normal": "-", "exponential": "--", "constant": ":"}
 COLUMNS = ["panel", "state", "series", "line", "x", "name", "y", "low", "high"]
 TEXT = """
 Profile {profile}. (a) 1 - alignment in one hidden layer of K Gaussian neurons, d = {least} (filled line) and {most}
-(dashed), {patches} patches of {data}, {draws} draws; thin dots: predicted for GBP, tan^2 = pi^2 (d - 1) / K; LRP with
-W_1 equals GBP; GBP lies under RectGrad where it is not seen. (b) {rule}, d = {most}, by law of the weights; fitted
-exponent of K in tan^2, patches: {slopes}. (c, d) Share of {cases} cases a point in which (18) holds; solid: r_b
-normal, dashed: exponential. (e) All A equal, weights exact: (18) says equality. (a, b, e) bars: 5 to 95 %. (f) Share
-of images for which (13) holds strictly, where the rule filters; (g) cosine of r_l from two classes: decision and
-runner-up (solid), decision and a random one (dashed): {model}, {images} images; random: {random}; trained: {trained},
-with its biases.
+(dashed), {theorem1.count} patches of {theorem1[data]}, {draws} draws; thin dots: predicted for GBP, tan^2 = pi^2 (d -
+1) / K; LRP with W_1 equals GBP; GBP lies under RectGrad where it is not seen. (b) {rule}, d = {most}, by law of the
+weights; fitted exponent of K in tan^2, patches: {slopes}. (c, d) Share of {cases} cases a point in which (18) holds;
+solid: r_b normal, dashed: exponential. (e) All A equal, weights exact: (18) says equality. (a, b, e) bars: 5 to 95 %.
+(f) Share of images for which (13) holds strictly, where the rule filters; (g) cosine of r_l from two classes:
+decision and runner-up (solid), decision and a random one (dashed): {nfr_random[model]}, {nfr_random.count} images;
+random: {nfr_random.weights}{nfr_random.seeds}; trained: {nfr_trained.weights}, with its biases.
 """
 
 
@@ -42,11 +41,11 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     (c, d, f)."""
     one = with_series(pd.concat([tables["theorem1"], tables["theorem1_lrp"]]))
     one = one.assign(gap=1 - one["alignment"], ratio=one["neurons"] / one["dim"])
-    chosen = one[(one["weights"] == "gaussian") & (one["input"] == "patch")]
+    chosen = style.where(one, weights="gaussian", input="patch")
     rows = spread(chosen, "a", ["series", "dim", "ratio"], "gap")
     for (d, k), y in chosen.groupby(["dim", "ratio"])["predicted"].first().items():
         rows.append(["a", "", "predicted", str(d), k, "", y, np.nan, np.nan])
-    wide = one[(one["series"] == by_law(one)) & (one["dim"] == one["dim"].max())]
+    wide = style.where(one, series=by_law(one), dim=one["dim"].max())
     for kind in INPUTS:
         chosen = wide[wide["input"] == kind]
         rows += spread(chosen.assign(series=chosen["weights"]), f"b_{kind}", ["series", "dim", "ratio"], "gap")
@@ -54,8 +53,8 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     two = two[two["units"] == "active"].assign(difference=two["alpha_a"] - two["alpha_b"])
     for panel, knob, other in (("c", "mixing", "spread"), ("d", "spread", "mixing")):
         alone = two[(two[other] == 0) & ~two["equal"] & (two["law"] != "constant")]
-        for (series, law, value), share in alone.groupby(["series", "law", knob])["holds"].mean().items():
-            rows.append([panel, "", series, law, value, "", share, np.nan, np.nan])
+        for at, share in alone.groupby(["series", "law", knob])["holds"].mean().items():
+            rows.append([panel, "", *at, "", share, np.nan, np.nan])
     laws = {law: float(i) for i, law in enumerate(BACKWARD)}
     rows += spread(two[two["equal"]].assign(place=two["law"].map(laws)), "e", ["series", "law", "place"], "difference")
     for state in style.STATES:
@@ -88,40 +87,33 @@ def by_law(one: pd.DataFrame) -> str:
 
 def spread(table: pd.DataFrame, panel: str, by: list[str], value: str) -> list[list]:
     rows = []
-    for (series, line, x), group in table.groupby(by)[value]:
-        if group.notna().any():
-            rows.append([panel, "", series, str(line), x, "", group.mean(), *group.quantile([0.05, 0.95])])
+    for (series, line, x), group in table.dropna(subset=value).groupby(by)[value]:
+        rows.append([panel, "", series, str(line), x, "", group.mean(), *group.quantile([0.05, 0.95])])
     return rows
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
-    one, two, random, trained = (tables[name] for name in ("theorem1", "theorem2", "nfr_random", "nfr_trained"))
+    one, two = tables["theorem1"], tables["theorem2"]
     dims, rule = sorted(one["dim"].unique()), by_law(one)
-    wide = one[(one["rule"] == rule) & (one["input"] == "patch") & (one["dim"] == dims[-1])]
+    wide = style.where(one, rule=rule, input="patch", dim=dims[-1])
     slopes = wide.groupby("weights")["slope"].mean()
     laws = style.looks(slopes.index, LAWS)
-    plain = (two["mixing"] == 0) & (two["spread"] == 0) & ~two["equal"] & (two["units"] == "active")
-    exact = two[plain & (two["law"] == two["law"].iloc[0])]
+    exact = style.where(two, mixing=0, spread=0, equal=False, units="active", law=two["law"].iloc[0])
     return style.words(
         TEXT,
+        tables,
         profile=profile,
         least=dims[0],
         most=dims[-1],
-        patches=one["image"].nunique(),
-        data=one["data"].iloc[0],
         draws=one["draw"].nunique(),
         rule=style.rule_look(rule).label,
         slopes=", ".join(f"{laws[law].label} {round(value, 2) + 0.0:.2f}" for law, value in slopes.items()),
         cases=len(exact) // two["rule"].nunique(),
-        model=random["model"].iloc[0],
-        images=random["image"].nunique(),
-        random=style.weights_text(random) + style.seeds_text(random, ", "),
-        trained=style.weights_text(trained),
     )
 
 
 def draw(numbers: pd.DataFrame, text: str) -> Figure:
-    figure = plt.figure(figsize=(style.DOUBLE, 8.9))
+    figure = style.page(8.9)
     place = {"left": 0.075, "right": 0.985, "top": 0.975, "bottom": 0.15}
     rows = figure.add_gridspec(3, 1, **place, hspace=0.5, height_ratios=(1, 0.9, 2.1))
     draw_theorem1(figure, rows[0].subgridspec(1, 2, width_ratios=(1, 1.75), wspace=0.2), numbers)
@@ -171,15 +163,15 @@ def draw_theorem2(figure: Figure, grid, numbers: pd.DataFrame) -> None:
         ax = figure.add_subplot(grid[i])
         for (_, law), points in numbers[numbers["panel"] == panel].groupby(["series", "line"]):
             curve(ax, points, BACKWARD[law])
-        ax.set(xlabel=label, ylabel="share where (18) holds" if i == 0 else "", ylim=(-0.03, 1.03))
-        style.panel_title(ax, panel, ("Theorem 2, not orthogonal", "of unequal norms")[i])
+        words = {"xlabel": label, "ylabel": "share where (18) holds" if i == 0 else ""}
+        style.panel_title(ax, panel, ("Theorem 2, not orthogonal", "of unequal norms")[i], ylim=(-0.03, 1.03), **words)
     ax = figure.add_subplot(grid[2])
     part = numbers[numbers["panel"] == "e"]
     series = style.ordered(part["series"], SERIES)
     for k, name in enumerate(series):
         points = part[part["series"] == name]
         curve(ax, points.assign(x=points["x"] + 0.16 * (k - (len(series) - 1) / 2)), "", bars="y")
-    style.zero_line(ax)
+    style.level(ax)
     ax.set_xticks(range(len(BACKWARD)), [f"$r_b$ {law}" for law in BACKWARD], fontsize=6)
     ax.set(ylabel=r"$\alpha_a - \alpha_b$", xlim=(-0.5, len(BACKWARD) - 0.5))
     style.panel_title(ax, "e", "all A equal")
@@ -202,7 +194,7 @@ def draw_networks(figure: Figure, grid, numbers: pd.DataFrame) -> None:
                 curve(ax, points.assign(x=points["x"] + shift), "--" if line == "random" else "-")
             names = judged[judged["state"] == state].drop_duplicates("x").sort_values("x")
             ax.set_xlim(-0.5, judged["x"].max() + 0.5)
-            style.zero_line(ax)
+            style.level(ax)
             if letter == "f":
                 ax.set_xticks(names["x"], names["name"], rotation=90, fontsize=6)
                 ax.set(ylim=(-0.05, 1.05))
@@ -226,10 +218,10 @@ def curve(ax: Axes, points: pd.DataFrame, line: str, bars: str = "") -> None:
 def handles(series: pd.Series) -> list[Line2D]:
     """A legend's entries, one where two series look alike."""
     looks = {(look.colour, look.mark, look.filled): look for look in style.looks(series, SERIES).values()}
-    return [style.handle(replace(look, line="-"), linewidth=0.9) for look in looks.values()]
+    return [style.handle(style.solid(look), linewidth=0.9) for look in looks.values()]
 
 
 def below(figure: Figure, entries: list[Line2D], x: float, y: float, fontsize=6.5, columnspacing=1.2) -> None:
     """A legend centred below (x, y)."""
-    place = {"loc": "upper center", "bbox_to_anchor": (x, y), "ncols": max(4, len(entries))}
-    figure.legend(handles=entries, **place, columnspacing=columnspacing, handlelength=1.6, fontsize=fontsize)
+    more = {"columnspacing": columnspacing, "handlelength": 1.6, "fontsize": fontsize}
+    style.legend(figure, entries, (x, y), ncols=max(4, len(entries)), **more)

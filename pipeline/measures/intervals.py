@@ -41,3 +41,8 @@ def crossed_curve(labels: Sequence[str], frame, value: str, by: str = "n") -> li
     xs, names = sorted(frame[by].unique()), frame.drop_duplicates(by).set_index(by)["name"]
     ends = zip(*crossed_interval(crossed_table(frame, value, by=(by,))), strict=True)
     return [[*labels, x, names[x], *numbers] for x, numbers in zip(xs, ends, strict=True)]
+
+
+def crossed_mean(labels: Sequence[object], frame, value: str) -> list:
+    """A row [*labels, mean, low, high] of a table with one value per image and weight seed."""
+    return [*labels, *(float(end[0]) for end in crossed_interval(crossed_table(frame, value, by=())))]
