@@ -6,7 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline.figures import FIGURES, fig2, fig3, fig4, fig5, fig6, refusal, style
+from pipeline.figures import FIGURES, captions, fig2, fig3, fig4, fig5, fig6, refusal, style
 from tests import tiny
 from tests.pages import check_texts
 from tests.test_fig4_fig6 import tables as tables_of
@@ -128,10 +128,10 @@ def test_fig3_draws_equal_values():
 
 def test_captions_name_the_seed_of_drawn_weights_alone():
     drawn_ones = cascade("gaussian", (100, 101, 102))
-    assert style.state_text(drawn_ones) == "net, weights gaussian w seeds 100-102 (n = 3)"
-    assert style.state_text(cascade("ring", (100,))).endswith("ring w seed 100")
+    assert captions.state_text(drawn_ones) == "net, weights gaussian w seeds 100-102 (n = 3)"
+    assert captions.state_text(cascade("ring", (100,))).endswith("ring w seed 100")
     for weights in ("trained", "pretrained", "checkpoint"):
-        assert style.state_text(cascade(weights, (100,))) == f"net, weights {weights} w"
+        assert captions.state_text(cascade(weights, (100,))) == f"net, weights {weights} w"
 
 
 # ---- any rule --------------------------------------------------------------------------------------------------------

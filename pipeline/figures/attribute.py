@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.figures import captions, style
 from pipeline.figures import maps as pictures
-from pipeline.figures import style
 
 MOST = 8  # images that are drawn
 COLUMNS = 7
@@ -33,7 +33,7 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
-    return style.words(TEXT, tables)
+    return captions.words(TEXT, tables)
 
 
 def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.figures import style
+from pipeline.figures import captions, style
 
 INACTIVE, POSITIVE, NEGATIVE, INPUT = "#CFE3F2", "#0072B2", "#D55E00", "#000000"
 SUMS = {  # name in the table -> label, colour, line style
@@ -36,7 +36,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     table = tables["plane"]
     weights = table["kind"] == "weight"
     sums = table[table["kind"] == "sum"].set_index("name")
-    return style.words(
+    return captions.words(
         TEXT,
         tables,
         profile=profile,

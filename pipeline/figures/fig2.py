@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.figures import style
+from pipeline.figures import captions, style
 from pipeline.measures.intervals import crossed_curve
 from pipeline.measures.maps import BANDS
 
@@ -74,7 +74,7 @@ def ends(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     firsts = {series.rpartition(" ")[2] for state in style.STATES for series in ends(tables[f"{state}_ends"])}
     marks = ", ".join(words for first, (_, words) in ENDS.items() if first in firsts)
-    return style.words(TEXT, tables, profile=profile, ends=ENDS_TEXT.format(marks) if marks else "")
+    return captions.words(TEXT, tables, profile=profile, ends=ENDS_TEXT.format(marks) if marks else "")
 
 
 def draw(numbers: pd.DataFrame, text: str) -> Figure:

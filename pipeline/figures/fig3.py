@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.figures import captions, style
 from pipeline.figures import maps as pictures
-from pipeline.figures import style
 from pipeline.measures.intervals import crossed_mean
 
 SHOWN = 2  # images
@@ -24,7 +24,7 @@ bootstrap).
 
 
 def refuse(sweeps: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
-    return style.several_maps(sweeps["maps"])
+    return captions.several_maps(sweeps["maps"])
 
 
 def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -50,7 +50,7 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     neurons = tables["laws"].groupby("weights").size().iloc[0]
-    return style.words(TEXT, tables, profile=profile, neurons=neurons)
+    return captions.words(TEXT, tables, profile=profile, neurons=neurons)
 
 
 def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.figures import style
+from pipeline.figures import captions, style
 from pipeline.measures.intervals import crossed_curve, crossed_mean
 
 LITERAL = "uniform_literal"  # entries on [-1, 1] as they are
@@ -70,7 +70,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     laws, keys = tables["laws"], ["rule", "seed", "image", "n"]
     he, literal = (t.set_index(keys)["alignment"] for t in (laws[laws["weights"] == "uniform"], tables["literal"]))
     apart = (he - literal).abs().max()
-    return style.words(TEXT, tables, profile=profile, apart="" if np.isnan(apart) else APART.format(apart))
+    return captions.words(TEXT, tables, profile=profile, apart="" if np.isnan(apart) else APART.format(apart))
 
 
 def draw(numbers: pd.DataFrame, text: str) -> Figure:

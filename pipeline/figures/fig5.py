@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.figures import captions, style
 from pipeline.figures import maps as pictures
-from pipeline.figures import style
 from pipeline.measures.intervals import crossed_mean
 
 LAWS = {
@@ -51,7 +51,7 @@ def refuse(sweeps: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
     changed = [cell for sweep in ("maps_drawn", "maps", "curves_drawn", "curves") for cell in sweeps[sweep]]
     if not all(cell["weights"] in LAWS and cell["weights.depth"] is not None for cell in changed):
         return "Fig. 5 changes a trained network's layers and says itself by which weights; leave weights=... out"
-    return style.several_maps([cell for cells in sweeps.values() for cell in cells])
+    return captions.several_maps([cell for cells in sweeps.values() for cell in cells])
 
 
 def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -81,7 +81,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     curves, maps, readings = tables["curves"], tables["maps"], tables["trained_below"]
     dead = curves.groupby("weights")["alignment"].apply(lambda values: values.isna().mean())
     words = {"removal": "of the removed", "thinned": "of the thinned ones"}
-    return style.words(
+    return captions.words(
         TEXT,
         tables,
         profile=profile,

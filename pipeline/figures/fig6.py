@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.figures import style
+from pipeline.figures import captions, style
 from pipeline.measures.intervals import crossed_curve
 
 READINGS = {  # how r starts: colour and mark of its legend
@@ -53,7 +53,7 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     table = tables["activation"]
-    return style.words(
+    return captions.words(
         TEXT,
         tables,
         profile=profile,

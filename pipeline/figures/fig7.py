@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.errors import UserError
+from pipeline.figures import captions, style
 from pipeline.figures import maps as pictures
-from pipeline.figures import style
 
 SWEEP = "fig7"
 CASES, LAYERS = 3, 8  # drawn at most
@@ -54,7 +54,7 @@ def some_layers(table: pd.DataFrame) -> list[int]:
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     rules = " or ".join(look.label for look in style.looks(tables[SWEEP]["rule"]).values())
-    return style.words(TEXT, tables, profile=f"Profile {profile}: " if profile else "", rules=rules)
+    return captions.words(TEXT, tables, profile=f"Profile {profile}: " if profile else "", rules=rules)
 
 
 def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.figures import scores, style
+from pipeline.figures import captions, scores, style
 from pipeline.figures.style import Look
 
 PANELS = ("attribution", "insertion", "insertion_magnitude")  # (a), (b), (c)
@@ -52,7 +52,7 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     main = tables["main"]
-    return style.words(
+    return captions.words(
         TEXT,
         tables,
         profile=profile,

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.figures import scores, style
+from pipeline.figures import captions, scores, style
 from pipeline.measures.scores import LOW
 
 FORMS = {  # sweep, a column that tells its cells apart, and what it is called
@@ -48,7 +48,7 @@ def both(panel: str, series: str, table: pd.DataFrame) -> list[list]:
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     rules = tables["rules"]
-    return style.words(
+    return captions.words(
         TEXT,
         tables,
         profile=profile,

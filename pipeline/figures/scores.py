@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from pipeline.figures import style
+from pipeline.figures import captions, style
 from pipeline.measures.scores import (
     LOW,
     bins_of,
@@ -129,7 +129,7 @@ def network_text(table: pd.DataFrame, brief: bool = False) -> str:
     if brief:
         seeds = re.findall(r"train\.seed=\d+", weights)
         return f"{' '.join([wide, *(seeds[-1:] or [weights])]).strip()} ({right})"
-    state = f"{row['weights']} ({weights})" if weights else f"{row['weights']}{style.seeds_text(table, ', ')}"
+    state = f"{row['weights']} ({weights})" if weights else f"{row['weights']}{captions.seeds_text(table, ', ')}"
     shown = f"{len(images):,} images of {row['data']}"
     return f"{row['model']} {wide}{', ' if wide else ''}{state}, on {shown}, {right}"
 

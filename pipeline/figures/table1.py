@@ -11,8 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.errors import UserError
+from pipeline.figures import captions, style
 from pipeline.figures import maps as pictures
-from pipeline.figures import style
 
 FILTERS = {  # F_l(W_l M_l) of the methods of the paper's table
     "grad": r"$W_l M_l$",
@@ -82,7 +82,7 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     activation = ACTIVATION if "activation" in set(tables["trained"]["rule"]) else ""
-    return style.words(TEXT, tables, profile=profile, activation=activation)
+    return captions.words(TEXT, tables, profile=profile, activation=activation)
 
 
 def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pipeline.figures import style
+from pipeline.figures import captions, style
 
 LRP = style.RULES["lrp"]
 SERIES = style.RULES | {  # also a rule with the choice that sets it apart
@@ -99,7 +99,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     slopes = wide.groupby("weights")["slope"].mean()
     laws = style.looks(slopes.index, LAWS)
     exact = style.where(two, mixing=0, spread=0, equal=False, units="active", law=two["law"].iloc[0])
-    return style.words(
+    return captions.words(
         TEXT,
         tables,
         profile=profile,
