@@ -8,7 +8,7 @@ from pipeline.api import rule
 from pipeline.engine import walk
 from pipeline.engine.rules import RULES, Method
 from pipeline.errors import UserError
-from pipeline.experiments import EXPERIMENTS, cascade, nulls
+from pipeline.experiments import EXPERIMENTS, cascade, directions, geometry, nulls, weight_stats
 from pipeline.images.nullmaps import blur, edges, mean_colour, mosaic, noise
 from pipeline.measures.maps import alignment
 from pipeline.measures.weights import layer_stats
@@ -174,3 +174,10 @@ def test_an_external_attribution_descends_for_nothing(cell, monkeypatch):
     ended = cell("experiment=cascade", "rule=external", "rule.call=tests.tiny:mean_gradient", "data.limit=2")
     assert ended.code == 0, ended.err
     assert list(pd.read_parquet(ended.made[-1])["n"]) == [3, 3]
+
+
+@pytest.mark.parametrize("module, args", [(geometry, ("geometry.draws=10",)), (directions, ()), (weight_stats, ())])
+def test_tables_have_the_columns_that_their_experiment_declares(cell, module, args):
+    name = module.__name__.rpartition(".")[2]
+    table = pd.read_parquet(cell(f"experiment={name}", *args).made[-1])
+    assert list(table) == module.COLUMNS and len(table)

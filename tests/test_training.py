@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from pipeline.engine.network import trace
+from pipeline.experiments import train as train_experiment
 from pipeline.networks.catalogue import Vgg16Cifar
 from pipeline.networks.training import LabelledImages, TrainOptions, augment, one_cycle, train
 from tests import tiny
@@ -185,6 +186,7 @@ def test_weights_that_the_program_trains_first(run, tmp_path):
     first = run(*few, *trained)
     assert first.code == 0, first.err
     (folder,) = (tmp_path / "outputs" / "results" / "train").glob("[0-9a-f]*")
+    assert list(pd.read_parquet(folder / "table.parquet")) == train_experiment.COLUMNS
     file = folder / "model.safetensors"
     made, content = file.stat().st_mtime_ns, file.read_bytes()
     assert (

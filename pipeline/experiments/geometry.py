@@ -35,9 +35,11 @@ class Options:
             raise ValueError("neurons must be at least 2 and draws at least 1")
 
 
+COLUMNS = ["kind", "name", "u", "v", "alignment", "activation", "mask", "r", "alignment_mean", "better"]
+
+
 def run(options: Options) -> list[Result]:
-    """A row per vector (u, v) of the plane: kind, name, activation, mask, r, alignment (with x), alignment_mean,
-    better.
+    """A row per vector (u, v) of the plane: COLUMNS, alignment that with x.
 
     kind: input (x), weight (w_i), contribution (M_i r_i w_i), sum. The sums: R_+ and R_- (contributions with r_i > 0
     and < 0), R = R_+ + R_-, the gradient, and NFR, what GBP returns. alignment_mean: of the sum over `draws` other
@@ -57,7 +59,7 @@ def run(options: Options) -> list[Result]:
         rows.append({"kind": "contribution", "name": f"w_{i + 1}", **facts, **vector(r[i] * (z[i] > 0) * w[i], x)})
     typical = averages(options, x)
     rows += [{"kind": "sum", "name": name, **vector(value, x), **typical[name]} for name, value in found.items()]
-    return [Result(pd.DataFrame(rows))]
+    return [Result(pd.DataFrame(rows, columns=COLUMNS))]
 
 
 def plane_weights(networks: int, neurons: int, generator: torch.Generator) -> Tensor:

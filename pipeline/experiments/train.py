@@ -17,9 +17,11 @@ from pipeline.networks.training import LabelledImages
 from pipeline.networks.training import TrainOptions as Options
 from pipeline.networks.weight_files import load_complete, read_checkpoint
 
+COLUMNS = ["epoch", "loss", "accuracy", "lr", "seconds"]
+
 
 def run(model: Model, data: Selection, options: Options, work: Path, device: torch.device) -> list[Result]:
-    """epoch, loss, accuracy (of the test split; missing where not measured), lr, seconds. Beside the table:
+    """A row per epoch: COLUMNS, accuracy that of the test split, missing where not measured. Beside the table:
     model.safetensors, float32, as trained, and folded.safetensors, half precision, BatchNorm folded, for
     weights=checkpoint. The manifest's facts hold the accuracy."""
     if not data.TRAINING:
@@ -55,7 +57,7 @@ def run(model: Model, data: Selection, options: Options, work: Path, device: tor
         "accuracy": rows[-1]["accuracy"],
         "accuracy_folded_half": training.accuracy(network.module.to(device), test, bf16=False),
     }
-    return [Result(pd.DataFrame(rows), {"model": module.state_dict(), "folded": folded}, accuracy)]
+    return [Result(pd.DataFrame(rows, columns=COLUMNS), {"model": module.state_dict(), "folded": folded}, accuracy)]
 
 
 def load_split(data: Selection, split: str, model: Model, device: torch.device) -> LabelledImages:

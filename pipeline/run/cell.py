@@ -133,5 +133,10 @@ def plain(value: Any) -> Any:
     raise TypeError(f"{value!r} is no plain data")
 
 
+def spelt(settings: Any) -> str:
+    """A settings object as text: settings that are spelt alike are alike."""
+    return type(settings).__name__ + json.dumps(asdict(settings), default=plain)
+
+
 def digest(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

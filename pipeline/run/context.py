@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.files import file_hash
 from pipeline.images.batches import ImageSet, load_batches
 from pipeline.images.sets import Selection
-from pipeline.run.cell import Cell, digest, network_parts
+from pipeline.run.cell import Cell, digest, network_parts, spelt
 from pipeline.run.store import Store
 from pipeline.weights.states import HE_GAUSSIAN, network_of, original, preprocessing_of
 
@@ -75,7 +75,7 @@ class Context:
 
     def image_set(self, data: Selection, split: str = "test") -> ImageSet:
         """The images of a data set. Raises UserError where they are not."""
-        return self.once(("images", repr(data), split), lambda: data.images(split))
+        return self.once(("images", spelt(data), split), lambda: data.images(split))
 
     def image_hash(self, data: Selection, split: str = "test") -> str | None:
         """None for images that are not here."""
@@ -86,7 +86,7 @@ class Context:
             except (UserError, OSError):
                 return None
 
-        return self.once(("hash", repr(data), split), find)
+        return self.once(("hash", spelt(data), split), find)
 
     def file_hash(self, file: Path | None) -> str | None:
         """None for a file that is not here."""

@@ -6,6 +6,7 @@ With cli.py and sweeps.py, all that knows Hydra and OmegaConf.
 import copy
 import dataclasses
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -93,12 +94,12 @@ def parse_cell(settings: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
         for name in registry.keys() & scoped.keys():  # also of options that are not chosen here
             known(scoped[name], registry[name], f"{group}={name}")
     parsed: dict[str, Choice] = {}
-    for group, registry in GROUPS.items():
+    for group in GROUPS:
         name = choices[group]
         given = {**settings[group], **(scoped.get(name) or {})}
         if isinstance(given.get("training"), str) and given["training"] != "???" and group == "weights":
             raise UserError(f"{TRAINING}, and not the text '{given['training']}'")
-        parsed[group] = chosen(group, name, repr(given), registry[name], given)
+        parsed[group] = chosen(group, name, json.dumps(given))
     if isinstance(parsed["weights"].value, Trained):
         training = trained_by(parsed["weights"].value.training, scoped, parsed)
         parsed["weights"] = replace(parsed["weights"], value=training)
@@ -107,14 +108,10 @@ def parse_cell(settings: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
     return Cell(**parsed, spec=spec, seed=root.seed, dtype=spec.dtype or root.dtype, target=root.target)
 
 
-_CHOSEN: dict[tuple[str, str, str], Choice] = {}  # a figure has hundreds of cells and few different options
-
-
-def chosen(group: str, name: str, text: str, schema: type, given: Mapping[str, Any]) -> Choice:
-    key = (group, name, text)
-    if key not in _CHOSEN:
-        _CHOSEN[key] = Choice(name, parse(given, schema, f"{group}={name}"))
-    return _CHOSEN[key]
+@cache
+def chosen(group: str, name: str, settings: str) -> Choice:
+    """settings: as JSON. A figure has hundreds of cells, and few different options."""
+    return Choice(name, parse(json.loads(settings), GROUPS[group][name], f"{group}={name}"))
 
 
 # ---- weights=trained -------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ figure says and what the user says are laid over each other here.
 """
 
 import itertools
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -109,7 +110,7 @@ def figure_cells(sweeps: Sweeps, profile: str, user: User) -> dict[str, list[Cel
         for lent, figure in itertools.product(points(sweep.get("with") or {}), points(own)):
             settings = layered(choices, lent, figure, mine.settings)
             seed = settings.pop("seed") if isinstance(settings.get("seed"), int) else None  # no need to parse anew
-            key = repr((settings, mine.others))
+            key = json.dumps([settings, mine.others])
             if key not in parsed:
                 parsed[key] = parse_cell(*composed(settings, (f"profile={profile}", *mine.others)))
                 if isinstance(parsed[key].rule.value, All):
