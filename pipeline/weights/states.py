@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.engine.network import Network, memory_format
 from pipeline.errors import UserError
@@ -49,7 +49,7 @@ class Pretrained:
         return Path(self.path).expanduser() if self.path else None
 
     def network(self, model: Model, seed: int, dtype: torch.dtype) -> Network:
-        module = model.build()
+        module = unfilled(model)
         load_complete(module, model.pretrained_state(self.enum, self.path), self.path or self.enum)
         return traced(model, module.to(dtype))
 
@@ -73,7 +73,7 @@ class Checkpoint:
 
     def network(self, model: Model, seed: int, dtype: torch.dtype) -> Network:
         state = read_checkpoint(str(self.file()))
-        module = model.build()
+        module = unfilled(model)
         numbers, prefixes = [], ()
         if self.randomised:
             skeleton = traced(model, module)
@@ -122,6 +122,16 @@ class TrainedBy:
 
 State = Pretrained | Checkpoint | TrainedBy
 HE_GAUSSIAN = Gaussian(base=None, depth=None, part=Part.top, batchnorm=BatchNormReset.identity)
+
+
+def unfilled(model: Model) -> nn.Module:
+    """The model's module for weights that come: initialising them would take longer than reading them. The user's own is
+    as it is built, for it may hold more than its state dict."""
+    if isinstance(model, Own):
+        return model.build()
+    with torch.device("meta"):
+        module = model.build()
+    return module.to_empty(device="cpu")
 
 
 def network_of(
