@@ -125,8 +125,8 @@ HE_GAUSSIAN = Gaussian(base=None, depth=None, part=Part.top, batchnorm=BatchNorm
 
 
 def unfilled(model: Model) -> nn.Module:
-    """The model's module for weights that come: initialising them would take longer than reading them. The user's own is
-    as it is built, for it may hold more than its state dict."""
+    """The model's module for weights that come: initialising them would take longer than reading them. The user's own
+    is as it is built, for it may hold more than its state dict."""
     if isinstance(model, Own):
         return model.build()
     with torch.device("meta"):
