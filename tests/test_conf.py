@@ -5,6 +5,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from pipeline import cli
 from pipeline.api import rule
 from pipeline.engine.rules import RULES
 from pipeline.errors import UserError
@@ -31,6 +32,10 @@ def hydra():
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
+
+
+def test_the_command_line_knows_the_groups_without_importing_their_options():
+    assert tuple(GROUPS) == cli.GROUPS
 
 
 def names(group: str) -> set[str]:

@@ -206,6 +206,20 @@ def test_weights_that_the_program_trains_first(run, tmp_path):
     assert run(*few, *trained).made == first.made and not folder.exists()
 
 
+def test_all_tables_of_a_network_that_is_trained_again_are_looked_at_anew(run, tmp_path):
+    """Also one that counted as finished while its network was away."""
+    args = (*DIGITS, "data.limit=6", "experiment=kis", "weights=trained", training())
+    (made,) = run(*args, "rule=gbp").made
+    manifest = made.parent / "manifest.json"
+    known = json.loads(manifest.read_text())
+    known["fingerprints"]["weights"] = "of another network"
+    manifest.write_text(json.dumps(known))
+    shutil.rmtree(tmp_path / "outputs" / "results" / "train")
+    ended = run(*args, "rule=all", "rule.names=[gbp,lrp]")
+    assert ended.code == 0 and "weights changed since" in ended.err
+    assert json.loads(manifest.read_text())["fingerprints"]["weights"] != "of another network"
+
+
 def test_null_in_a_training_is_nothing(run):
     """train.start=null is no file named None."""
     ended = run(*DIGITS, "data.limit=6", "experiment=kis", "weights=trained", training(f"{QUICK}, start: null"))

@@ -40,7 +40,7 @@ def run_cells(cells: Sequence[Cell], context: Context, force: bool = False) -> l
         refuse(cell, context)
     if trainings := [cell.weights.value.cell for cell in todo if isinstance(cell.weights.value, TrainedBy)]:
         run_cells(trainings, context)
-        for cell in todo:
+        for cell in cells:
             context.finished.pop(cell.key, None)
         todo = to_do(cells, context, force)  # a network that was trained again may differ
     groups: dict[str, list[Cell]] = {}
