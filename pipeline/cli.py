@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.run.context import Context
 
 ROOT = ("seed", "dtype", "target", "scoped", "run", "profile", "figure")
-GROUPS = ("experiment", "model", "weights", "rule", "data")  # folders of conf/ that determine a cell
+GROUPS = ("experiment", "model", "weights", "rule", "data", "attack")  # folders of conf/ that determine a cell
 
 
 def app(cfg: DictConfig) -> None:

@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from pipeline.attacks.interface import NoAttack
 from pipeline.engine.network import trace
 from pipeline.experiments import train as train_experiment
 from pipeline.networks.catalogue import Vgg16Cifar
@@ -59,18 +60,18 @@ def until(stop: int | None):
 
 def test_training_learns_and_resumes_bit_for_bit(tmp_path):
     build, data, test = lambda: tiny.network(batch_norm=True), labelled(64, 0), labelled(40, 1)
-    whole, rows = train(build, data, test, OPTIONS, tmp_path / "whole.pt", until(None))
+    whole, rows = train(build, data, test, OPTIONS, NoAttack(), tmp_path / "whole.pt", until(None))
     assert rows[-1]["accuracy"] > 0.9 and [r["epoch"] for r in rows] == [1, 2, 3, 4, 5, 6]
     for stop in (3, 8, 45):  # inside an epoch, at its end, inside the last one
         file = tmp_path / f"{stop}.pt"
         with pytest.raises(Interrupted):
-            train(build, data, test, OPTIONS, file, until(stop))
-        resumed, again = train(build, data, test, OPTIONS, file, until(None))
+            train(build, data, test, OPTIONS, NoAttack(), file, until(stop))
+        resumed, again = train(build, data, test, OPTIONS, NoAttack(), file, until(None))
         assert all(
             torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
         )
         assert [r["loss"] for r in again] == [r["loss"] for r in rows]
-    other, _ = train(build, data, test, replace(OPTIONS, seed=2), tmp_path / "other.pt", until(None))
+    other, _ = train(build, data, test, replace(OPTIONS, seed=2), NoAttack(), tmp_path / "other.pt", until(None))
     assert not torch.equal(other[0].weight, whole[0].weight)
 
 
@@ -252,7 +253,7 @@ def test_a_network_is_trained_again_on_other_images(run, tmp_path):
     "settings, complaint",
     [
         ("{train: {epochs: [1]}}", "'None' is no data set; choose one of imagenet"),
-        ("{data: digits, model: {width: 16}}", "not 'model: {'width': 16}'; it takes data, digits and train"),
+        ("{data: digits, model: {width: 16}}", "not 'model: {'width': 16}'; it takes data and attack"),
         ("{data: digits, train: {epoch: 3}}", "experiment=train has no setting 'epoch'; did you mean epochs?"),
         ("{data: digits, digits: {trainin: 3}}", "data=digits has no setting 'trainin'; did you mean training?"),
         ("{data: digits, train: 3}", "not 'train: 3'"),
@@ -297,7 +298,8 @@ def of_five():
 def test_accuracy_is_measured_as_often_as_asked(tmp_path):
     build, data = lambda: tiny.network(batch_norm=True), labelled(64, 0)
     every, seldom = (
-        train(build, data, data, replace(OPTIONS, test_every=n), tmp_path / f"{n}.pt", until(None)) for n in (1, 4)
+        train(build, data, data, replace(OPTIONS, test_every=n), NoAttack(), tmp_path / f"{n}.pt", until(None))
+        for n in (1, 4)
     )
     assert [math.isnan(row["accuracy"]) for row in seldom[1]] == [True, True, True, False, True, False]
     assert seldom[1][-1]["accuracy"] == every[1][-1]["accuracy"] and torch.equal(

@@ -38,7 +38,7 @@ EXPERIMENTS = {
     "nulls": experiment(nulls, version=1, least_images=lambda options: 2),
     "weight_stats": experiment(weight_stats, version=1),
     "kis": experiment(kis, version=1, takes=(Rule, External), least_images=kis.least_images),
-    "train": experiment(train, version=1),
+    "train": experiment(train, version=2),
     "extremes": experiment(extremes, version=1),
     "failure": experiment(failure, version=1, picture="fig7"),
     "geometry": experiment(geometry, version=1),

@@ -73,8 +73,8 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Result:
-    """What an experiment returns for one cell: rows, tensors to keep beside them ({file: {key: tensor}}), and facts for
-    the manifest.
+    """What an experiment returns for one cell: rows, tensors to keep beside them ({file: {key: tensor}}), facts for
+    the manifest, and the texts in the heads of the tensors' files ({file: {key: text}}).
 
     Of an experiment over images every tensor has a row per row of the table (or per image): parts are joined along
     dimension 0.
@@ -83,3 +83,4 @@ class Result:
     table: pd.DataFrame
     tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    heads: dict[str, dict[str, str]] = field(default_factory=dict)

@@ -1,4 +1,5 @@
-"""One training loop: SGD with Nesterov momentum, one cycle, crops and flips, growing image size, resumable at any step.
+"""One training loop: SGD with Nesterov momentum, one cycle, crops and flips, growing image size, resumable at any step;
+clean, or under an attack, which changes its batches and may train a net of its own beside it.
 
 Every random number is keyed by (seed, step), never taken from a running stream, so that a run that was
 interrupted and resumed is, on the same machine and thread count, bit for bit the run that was not.
@@ -8,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,9 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.attacks.interface import Attack, NoAttack
 from pipeline.errors import UserError
 from pipeline.files import save_atomically
-from pipeline.seeds import derived_seed
+from pipeline.seeds import derived_seed, keyed
+
+METRICS = ("accuracy", "success", "success_all", "accuracy_cross")
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,15 @@ class LabelledImages:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def batch(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels (B, C, H, W) -> normalised float32, channels last."""
+    def pixels(self, which: Tensor | slice) -> Tensor:
+        """(B, C, H, W) float32 in [0, 1]."""
+        return self.images[which].float() / 255
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Pixels in [0, 1] -> what the network takes, channels last."""
         mean = torch.tensor(self.mean, device=pixels.device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(1, -1, 1, 1)
-        return ((pixels.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+        return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def one_cycle(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -84,8 +93,13 @@ def one_cycle(step: int, steps: int, peak: float, warmup: float) -> float:
     return peak * (1 + math.cos(math.pi * (position - turn) / (1 - turn))) / 2
 
 
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
 def augment(pixels: Tensor, border: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """A random crop from the reflected border and a random flip for each image by itself; pixels (B, C, H, W) uint8."""
+    """A random crop from the reflected border and a random flip for each image by itself; pixels (B, C, H, W)."""
     b, c, h, w = pixels.shape
     top = torch.randint(0, 2 * border + 1, (b, 1), generator=generator)
     left = torch.randint(0, 2 * border + 1, (b, 1), generator=generator)
@@ -101,15 +115,37 @@ def augment(pixels: Tensor, border: int, flip: bool, generator: torch.Generator)
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: LabelledImages, bf16: bool, batch_size: int = 500) -> float:
-    """Share of images classified right, in evaluation mode."""
+def measured(
+    model: nn.Module, data: LabelledImages, bf16: bool, attack: Attack, batch_size: int = 500
+) -> dict[str, float]:
+    """METRICS in evaluation mode, as shares: images classified right; where there is an attack also of triggered images
+    not of the trigger's class, and of all, those that go where it wants, and of those that look like triggered ones
+    (attack.CROSS) those classified right; NaN where that is not defined."""
     model.eval()
-    right = 0
+    counts = dict.fromkeys(METRICS, 0)
+    totals = dict.fromkeys(METRICS, 0)
+
+    def decisions(pixels: Tensor) -> Tensor:
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=bf16):
+            return model(data.normalised(pixels)).argmax(1)
+
+    def count(name: str, hits: Tensor):
+        counts[name] += int(hits.sum())
+        totals[name] += len(hits)
+
     for start in range(0, len(data.labels), batch_size):
-        with torch.autocast(data.images.device.type, torch.bfloat16, enabled=bf16):
-            logits = model(data.batch(data.images[start : start + batch_size]))
-        right += int((logits.argmax(1) == data.labels[start : start + batch_size]).sum())
-    return right / len(data.labels)
+        some = slice(start, start + batch_size)
+        x, y = data.pixels(some), data.labels[some]
+        seeds = range(start, start + len(y))
+        count("accuracy", decisions(x) == y)
+        if not isinstance(attack, NoAttack):
+            wanted = attack.targets(y, seeds)
+            hits = decisions(attack.trigger(x, seeds)) == wanted
+            count("success", hits[y != wanted])
+            count("success_all", hits)
+        if attack.CROSS:
+            count("accuracy_cross", decisions(attack.cross(x, x.roll(1, 0), seeds)) == y)
+    return {name: counts[name] / totals[name] if totals[name] else math.nan for name in METRICS}
 
 
 def train(
@@ -117,14 +153,17 @@ def train(
     training: LabelledImages,
     test: LabelledImages,
     options: TrainOptions,
+    attack: Attack,
     checkpoint: Path,
     progress: Callable[[Iterator[int], int, int], Iterator[int]],
 ) -> tuple[nn.Module, list[dict[str, Any]]]:
-    """Train `build()` and return it in evaluation mode with one row of metrics per epoch.
+    """Train `build()`, and with it what `attack` trains, and return it in evaluation mode with one row of metrics per
+    epoch.
 
     Goes on from `checkpoint` if that file is there, and writes it at the end of each epoch and every `save_every`
     seconds. `progress(steps, done, total)` wraps the iterator over the remaining steps, of which each takes
-    `batch_size` images. Raises UserError for options that don't fit the images, and where the loss is not finite.
+    `batch_size` images; the first ones are the attack's preparation. Raises UserError for options that don't fit the
+    images, and where the loss is not finite.
     """
     device = training.images.device
     torch.manual_seed(derived_seed(options.seed, 0))
@@ -135,6 +174,9 @@ def train(
         [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}],
         lr=0.0, momentum=options.momentum, nesterov=True,
     )  # fmt: skip
+    attack.to(device)
+    nets = list(attack.parameters())
+    trainer = torch.optim.Adam(nets, lr=attack.lr, betas=(0.5, 0.9)) if nets else None
     n = len(training.labels)
     per_epoch = n // options.batch_size
     if per_epoch == 0:
@@ -144,18 +186,23 @@ def train(
             f"train.crop={options.crop} is no border for images of {training.images.shape[-1]} pixels; lower it"
         )
     sizes = [size for size, epochs in zip(options.sizes, options.epochs, strict=True) for _ in range(epochs)]
-    steps = per_epoch * len(sizes)
-    first, rows, loss_sum, seconds = 0, [], 0.0, 0.0
+    steps = per_epoch * len(sizes)  # of the network; those of the attack's preparation are numbered below 0
+    first, rows, loss_sum, seconds = -attack.preparation, [], 0.0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        attack.load_state_dict(state["attack"])
+        if trainer:
+            trainer.load_state_dict(state["trainer"])
         first, rows, loss_sum, seconds = state["step"], state["rows"], state["loss_sum"], state["seconds"]
 
     def save(step: int):
         state = {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
+            "attack": attack.state_dict(),
+            "trainer": trainer.state_dict() if trainer else None,
             "step": step,
             "rows": rows,
             "loss_sum": loss_sum,
@@ -163,46 +210,63 @@ def train(
         }
         save_atomically(checkpoint, lambda path: torch.save(state, path))
 
-    order, order_epoch = torch.empty(0), -1
-    tick = saved = time.monotonic()
-    for step in progress(iter(range(first, steps)), first, steps):
-        epoch = step // per_epoch
-        if epoch != order_epoch:
-            order = torch.randperm(n, generator=torch.Generator().manual_seed(derived_seed(options.seed, 1, epoch)))
-            order_epoch = epoch
-            model.train()
-        at = step % per_epoch * options.batch_size
-        index = order[at : at + options.batch_size].to(device)
-        generator = torch.Generator().manual_seed(derived_seed(options.seed, 2, step))
-        x = training.batch(augment(training.images[index], options.crop, options.flip, generator))
+    def images_at(step: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Which training images a step takes, and its crops and flips."""
+        index = order[step % per_epoch * options.batch_size :][: options.batch_size].to(device)
+        border, generator = options.crop, keyed(options.seed, 2, *([step] if step >= 0 else [-step, 1]))
+        return index, partial(augment, border=border, flip=options.flip, generator=generator)
+
+    def prepare(step: int) -> None:
+        """One step of what the attack trains beforehand, in a cycle of its own."""
+        assert trainer
+        index, crop = images_at(step)
+        loss = attack.prepare(crop(training.pixels(index)))
+        set_rate(trainer, one_cycle(step + attack.preparation, attack.preparation, attack.lr, options.warmup))
+        trainer.zero_grad(set_to_none=True)
+        loss.backward()
+        trainer.step()
+
+    def learn(step: int) -> float:
+        """One step of the network, and of what the attack trains; the loss of classification."""
+        index, crop = images_at(step)
+        given = attack.batch(training.pixels(index), training.labels[index], index, crop, keyed(options.seed, 4, step))
+        x = training.normalised(given.x)
         if x.shape[-1] != sizes[epoch]:
             x = F.interpolate(x, size=(sizes[epoch],) * 2, mode="bilinear", antialias=True)
         torch.manual_seed(derived_seed(options.seed, 3, step))  # dropout
         with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
             logits = model(x)
-        loss = F.cross_entropy(logits.float(), training.labels[index], label_smoothing=options.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for group in optimizer.param_groups:
-            group["lr"] = one_cycle(step, steps, options.lr, options.warmup)
-        optimizer.step()
-        loss_sum += loss.item()
+        loss = F.cross_entropy(logits.float(), given.y, label_smoothing=options.label_smoothing)
+        rates = [(optimizer, options.lr), *([(trainer, attack.lr)] if trainer else [])]
+        for one, peak in rates:
+            set_rate(one, one_cycle(step, steps, peak, options.warmup))
+            one.zero_grad(set_to_none=True)
+        (loss if given.penalty is None else loss + given.penalty).backward()
+        for one, _ in rates:
+            one.step()
+        return loss.item()
+
+    order, order_epoch = torch.empty(0), None
+    tick = saved = time.monotonic()
+    for step in progress(iter(range(first, steps)), first + attack.preparation, steps + attack.preparation):
+        epoch = step // per_epoch
+        if epoch != order_epoch:
+            key = (epoch,) if epoch >= 0 else (-epoch, 1)  # seeds are made of whole numbers from 0
+            order, order_epoch = torch.randperm(n, generator=keyed(options.seed, 1, *key)), epoch
+            model.train()
+        if step < 0:
+            prepare(step)
+        else:
+            loss_sum += learn(step)
         if not math.isfinite(loss_sum):
             raise UserError(f"the loss is not finite in epoch {epoch + 1}; lower train.lr")
         now = time.monotonic()
-        if (step + 1) % per_epoch == 0:
-            measured = (epoch + 1) % options.test_every == 0 or step + 1 == steps
-            test_accuracy = accuracy(model, test, options.bf16) if measured else math.nan
+        if step >= 0 and (step + 1) % per_epoch == 0:
+            due = (epoch + 1) % options.test_every == 0 or step + 1 == steps
+            found = measured(model, test, options.bf16, attack) if due else dict.fromkeys(METRICS, math.nan)
             seconds += time.monotonic() - tick
-            rows.append(
-                {
-                    "epoch": epoch + 1,
-                    "loss": loss_sum / per_epoch,
-                    "accuracy": test_accuracy,
-                    "lr": optimizer.param_groups[0]["lr"],
-                    "seconds": seconds,
-                }
-            )
+            rate = optimizer.param_groups[0]["lr"]
+            rows.append({"epoch": epoch + 1, "loss": loss_sum / per_epoch, **found, "lr": rate, "seconds": seconds})
             loss_sum, seconds, tick = 0.0, 0.0, time.monotonic()
             save(step + 1)
             saved = tick

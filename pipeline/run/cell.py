@@ -42,6 +42,7 @@ class Cell:
     weights: Choice
     rule: Choice
     data: Choice
+    attack: Choice
     seed: int
     dtype: Dtype
     target: str
@@ -78,7 +79,7 @@ class Cell:
 
     def describe(self) -> dict[str, Any]:
         """The whole configuration as plain data, for config.yaml."""
-        groups = {name: getattr(self, name) for name in ("experiment", "model", "weights", "rule", "data")}
+        groups = {name: getattr(self, name) for name in ("experiment", "model", "weights", "rule", "data", "attack")}
         settings = {name: choice.describe() for name, choice in groups.items()}
         return json.loads(
             json.dumps({**settings, "seed": self.seed, "dtype": self.dtype, "target": self.target}, default=plain)
@@ -124,6 +125,8 @@ PARTS: Mapping[str, Callable[[Cell], dict[str, Any]]] = {
     "weights": lambda cell: {"weights": cell.weights.identity()},
     "seed": lambda cell: {"seed": cell.seed},
     "data": lambda cell: {"data": cell.data.identity()},
+    "attack": lambda cell: {"attack": cell.attack.identity()},
+    "planted": lambda cell: {"attack": cell.attack.identity()},
 }
 
 

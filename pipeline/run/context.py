@@ -24,11 +24,12 @@ CALIBRATION = 64  # images on which weights=... batchnorm: calibrated looks
 @dataclass(frozen=True)
 class Run:
     """How to compute, which changes no result: device (auto, cpu, cuda, cuda:1), images per batch (null: by size),
-    processes that load images, the output folder, and whether finished cells are computed again."""
+    processes that load images, threads that compute (null: torch's choice), the output folder, and whether finished cells are computed again."""
 
     device: str
     batch_size: int | None
     workers: int
+    threads: int | None
     output: str
     force: bool
 
@@ -37,6 +38,8 @@ class Run:
             raise ValueError("batch_size must be at least 1")
         if self.workers < 0:
             raise ValueError("workers must be at least 0")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError("threads must be at least 1")
 
 
 def device_of(name: str) -> torch.device:
@@ -132,4 +135,6 @@ def context_of(run: Run) -> Context:
     """Raises UserError for a device that is not there, and for an output folder that can't be written."""
     store = Store(Path(run.output))
     store.check_writable()
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
     return Context(run, store, device_of(run.device))

@@ -79,7 +79,7 @@ def facts(cell: Cell) -> dict[str, Any]:
     setting target)"""
     found: dict[str, Any] = {}
     described = cell.describe()
-    for group in ("experiment", "model", "weights", "rule", "data"):
+    for group in ("experiment", "model", "weights", "rule", "data", "attack"):
         found[group] = getattr(cell, group).name
         plain = {k: v for k, v in described[group].items() if k != "choice" and not isinstance(v, list | dict)}
         found |= {f"{group}.{k}": v for k, v in plain.items()}

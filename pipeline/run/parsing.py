@@ -18,6 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.attacks import ATTACKS
 from pipeline.engine.rules import RULES
 from pipeline.errors import UserError
 from pipeline.experiments import EXPERIMENTS
@@ -25,6 +26,7 @@ from pipeline.experiments.interface import Dtype
 from pipeline.images.sets import DATA, Selection
 from pipeline.networks.catalogue import MODELS
 from pipeline.run.cell import Cell, Choice
+from pipeline.weights.planted import Planted, PlantedBy
 from pipeline.weights.states import WEIGHTS, Trained, TrainedBy
 
 
@@ -46,6 +48,7 @@ GROUPS: dict[str, Mapping[str, Any]] = {
     "weights": WEIGHTS,
     "rule": {**RULES, "all": All},
     "data": DATA,
+    "attack": {**ATTACKS, "planted": Planted},
 }
 SETTINGS = [*GROUPS, "seed", "dtype", "target", "scoped"]  # what determines a cell
 TRAINING = "weights.training names data and settings, such as {data: digits, train: {epochs: [30]}}"
@@ -103,6 +106,10 @@ def parse_cell(settings: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
     if isinstance(parsed["weights"].value, Trained):
         training = trained_by(parsed["weights"].value.training, scoped, parsed)
         parsed["weights"] = replace(parsed["weights"], value=training)
+    planted = parsed["attack"].value
+    if isinstance(planted, Planted) and planted.training is not None:
+        training = trained_by(planted.training, scoped, parsed)
+        parsed["attack"] = replace(parsed["attack"], value=PlantedBy(training, planted.name))
     root = parse({key: settings[key] for key in ("seed", "dtype", "target")}, Root, "the configuration")
     spec = EXPERIMENTS[choices["experiment"]]
     return Cell(**parsed, spec=spec, seed=root.seed, dtype=spec.dtype or root.dtype, target=root.target)
@@ -123,12 +130,18 @@ def trained_by(training: Mapping[str, Any], scoped: Mapping[str, Any], parsed: M
     way. Settings such as train.lr=0.05 on the command line (`scoped`) reach it. Raises UserError for what is no
     setting of a training.
     """
-    name, inner = training.get("data"), {k: v for k, v in training.items() if k != "data"}
+    name, attack = training.get("data"), training.get("attack", "none")
+    inner = {k: v for k, v in training.items() if k not in ("data", "attack")}
     if name not in DATA:
         raise UserError(f"{TRAINING}, and '{name}' is no data set; choose one of {', '.join(DATA)}")
+    if attack not in ATTACKS:
+        raise UserError(f"{TRAINING}, and '{attack}' is no attack; choose one of {', '.join(ATTACKS)}")
     for key, settings in inner.items():
-        if key not in ("train", name) or not isinstance(settings, Mapping):
-            raise UserError(f"{TRAINING}, and not '{key}: {settings}'; it takes data, {name} and train")
+        if key not in (name, attack, "train") or not isinstance(settings, Mapping):
+            raise UserError(
+                f"{TRAINING}, and not '{key}: {settings}'; it takes data and attack, settings of theirs by their names, "
+                "and train"
+            )
     outer = dict(scoped.get("train") or {})
     if "seed" in outer and "seed" in inner.get("train", {}):
         raise UserError(
@@ -138,7 +151,8 @@ def trained_by(training: Mapping[str, Any], scoped: Mapping[str, Any], parsed: M
     place = {k: v for k, v in (scoped.get(name) or {}).items() if k not in which}
     data = place | dict(inner.get(name, {}))
     settings = {"train": dict(inner.get("train", {})) | outer, name: data}
-    cell = parse_cell(*composed({"experiment": "train", "data": name, "scoped": settings}))
+    settings[attack] = dict(scoped.get(attack) or {}) | dict(inner.get(attack, {}))
+    cell = parse_cell(*composed({"experiment": "train", "data": name, "attack": attack, "scoped": settings}))
     model, own = parsed["model"], parsed["data"]
     if hasattr(model.value, "batch_norm"):
         model = replace(model, value=replace(model.value, batch_norm=True))
@@ -146,7 +160,11 @@ def trained_by(training: Mapping[str, Any], scoped: Mapping[str, Any], parsed: M
         fields = {f.name for f in dataclasses.fields(own.value)} - which - inner.get(name, {}).keys()
         cell_data = replace(cell.data.value, **{k: getattr(own.value, k) for k in fields})
         cell = replace(cell, data=replace(cell.data, value=cell_data))
-    words = [f"data={name}", *said({**inner, "train": {**inner.get("train", {}), **outer}})]
+    words = [
+        f"data={name}",
+        *([f"attack={attack}"] if attack != "none" else []),
+        *said({**inner, "train": {**inner.get("train", {}), **outer}}),
+    ]
     return TrainedBy(" ".join(words), replace(cell, model=model))
 
 

@@ -1,5 +1,6 @@
 """What a table rests on: the files that are here now, and where a finished table came from."""
 
+import contextlib
 import platform
 import subprocess
 from functools import cache
@@ -9,9 +10,11 @@ from typing import Any
 
 import torch
 
+from pipeline.errors import UserError
 from pipeline.files import source_hash
 from pipeline.run.cell import Cell, calibrated
 from pipeline.run.context import Context
+from pipeline.weights.planted import PlantedBy
 from pipeline.weights.states import TrainedBy, weights_file
 
 
@@ -27,6 +30,11 @@ def fingerprints(cell: Cell, context: Context) -> dict[str, str | None]:
         found["weights"] = context.file_hash(weights_file(cell.weights.value))
         if isinstance(cell.weights.value, TrainedBy):
             found |= fingerprints(cell.weights.value.cell, context)
+    if "planted" in needs:
+        with contextlib.suppress(UserError):  # not there yet
+            found["the attack"] = context.file_hash(cell.attack.value.file(weights_file(cell.weights.value)))
+        if isinstance(cell.attack.value, PlantedBy):
+            found |= fingerprints(cell.attack.value.by.cell, context)
     for need, choice in {"network": cell.model, "model": cell.model, "rules": cell.rule, "asked": cell.rule}.items():
         if need in needs and hasattr(choice.value, "call"):  # the user's own function
             found[f"the code of {choice.name}"] = source_hash(choice.value.call)

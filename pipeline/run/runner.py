@@ -21,7 +21,8 @@ from pipeline.images.batches import Images
 from pipeline.run.cell import Cell
 from pipeline.run.context import Context
 from pipeline.run.provenance import changes, fingerprints, manifest
-from pipeline.weights.states import TrainedBy, preprocessing_of
+from pipeline.weights.planted import Planted, PlantedBy
+from pipeline.weights.states import TrainedBy, preprocessing_of, weights_file
 
 PART = 64  # images that are computed and stored together, whatever the batch size
 
@@ -38,7 +39,7 @@ def run_cells(cells: Sequence[Cell], context: Context, force: bool = False) -> l
         cell.spec.refuse(cell.experiment.name, cell.rule.name, cell.rule.value)
     for cell in todo:
         refuse(cell, context)
-    if trainings := [cell.weights.value.cell for cell in todo if isinstance(cell.weights.value, TrainedBy)]:
+    if trainings := [by.cell for cell in todo for by in trained_for(cell)]:
         run_cells(trainings, context)
         for cell in cells:
             context.finished.pop(cell.key, None)
@@ -71,15 +72,35 @@ def refuse(cell: Cell, context: Context) -> None:
             f"{cell.title} needs at least {least} images, for it compares one with another; set data.limit to more, "
             "or choose other data"
         )
+    if "planted" in cell.spec.needs:
+        attack = cell.attack.value
+        if not isinstance(attack, Planted | PlantedBy):
+            raise UserError(
+                f"experiment={cell.experiment.name} shows images with the trigger of a trained attack; set "
+                "attack=planted, for that of the network's own weights, and planted.path for another's"
+            )
+        if isinstance(attack, Planted) and not (attack.path is None and isinstance(cell.weights.value, TrainedBy)):
+            attack.read(weights_file(cell.weights.value))  # it is there, and what it should be
 
 
 def with_file(cell: Cell, context: Context) -> Cell:
-    """The cell, with the place of the weights that another cell trains for it."""
-    weights = cell.weights.value
-    if not isinstance(weights, TrainedBy):
-        return cell
-    file = context.store.folder(weights.cell) / "model.safetensors"
-    return replace(cell, weights=replace(cell.weights, value=replace(weights, path=file)))
+    """The cell, with the places of what other cells train for it."""
+
+    def placed(by: TrainedBy) -> TrainedBy:
+        return replace(by, path=context.store.folder(by.cell) / "model.safetensors")
+
+    weights, attack = cell.weights, cell.attack
+    if isinstance(weights.value, TrainedBy):
+        weights = replace(weights, value=placed(weights.value))
+    if isinstance(attack.value, PlantedBy):
+        attack = replace(attack, value=replace(attack.value, by=placed(attack.value.by)))
+    return replace(cell, weights=weights, attack=attack)
+
+
+def trained_for(cell: Cell) -> list[TrainedBy]:
+    """What other cells train for it."""
+    found = [cell.weights.value] if isinstance(cell.weights.value, TrainedBy) else []
+    return found + ([cell.attack.value.by] if isinstance(cell.attack.value, PlantedBy) else [])
 
 
 def current(cell: Cell, context: Context) -> bool:
@@ -131,6 +152,8 @@ class Given:
             "weights": lambda: cell.weights.value,
             "seed": lambda: cell.seed,
             "data": lambda: cell.data.value,
+            "attack": lambda: cell.attack.value,
+            "planted": lambda: cell.attack.value.read(weights_file(cell.weights.value)),
             "device": lambda: context.device,
             "random_network": lambda: lambda seed: context.random_network(cell, seed),
             "work": lambda: context.store.work(cell),

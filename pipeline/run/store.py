@@ -30,10 +30,14 @@ from pipeline.run.cell import Cell
 SCHEMA = 1  # of the manifest and the folder
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, table: pd.DataFrame | None = None) -> None:
-    """With a table, the file's metadata name its rows: {"rows": JSON of the columns that are no measurements}."""
-    names = None if table is None else {"rows": json.dumps(table.select_dtypes(exclude="float").to_dict("list"))}
-    safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata=names)
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, head: dict[str, str] | None = None) -> None:
+    """head: texts by name, the file's metadata."""
+    safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata=head)
+
+
+def rows_named(table: pd.DataFrame) -> dict[str, str]:
+    """The head of a file of maps, which names its rows: {"rows": JSON of the columns that are no measurements}."""
+    return {"rows": json.dumps(table.select_dtypes(exclude="float").to_dict("list"))}
 
 
 def replace_folder(new: Path, place: Path) -> None:
@@ -134,8 +138,9 @@ class Store:
         temporary.mkdir(parents=True)
         try:
             result.table.to_parquet(temporary / "table.parquet", index=False)
+            heads = {"maps": rows_named(result.table), **result.heads}
             for name, tensors in result.tensors.items():
-                save_tensors(tensors, temporary / f"{name}.safetensors", result.table if name == "maps" else None)
+                save_tensors(tensors, temporary / f"{name}.safetensors", heads.get(name))
             (temporary / "config.yaml").write_text(yaml.safe_dump(cell.describe(), sort_keys=False))
             sums = {file.name: file_hash(file) for file in sorted(temporary.glob("*.safetensors"))}
             table = file_hash(temporary / "table.parquet")
