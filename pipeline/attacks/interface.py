@@ -99,7 +99,8 @@ class Settings(ABC):
     def check(self, site: Site) -> None:
         if not 0 <= self.target < site.classes:
             raise UserError(
-                f"attack.target={self.target} is no class of the model, which has 0 to {site.classes - 1}; set it to one"
+                f"attack.target={self.target} is no class of the model, which has 0 to {site.classes - 1}; set it to "
+                "one of them"
             )
 
 

@@ -24,7 +24,8 @@ CALIBRATION = 64  # images on which weights=... batchnorm: calibrated looks
 @dataclass(frozen=True)
 class Run:
     """How to compute, which changes no result: device (auto, cpu, cuda, cuda:1), images per batch (null: by size),
-    processes that load images, threads that compute (null: torch's choice), the output folder, and whether finished cells are computed again."""
+    processes that load images, threads that compute (null: torch's choice), the output folder, and whether finished
+    cells are computed again."""
 
     device: str
     batch_size: int | None
