@@ -139,8 +139,8 @@ def trained_by(training: Mapping[str, Any], scoped: Mapping[str, Any], parsed: M
     for key, settings in inner.items():
         if key not in (name, attack, "train") or not isinstance(settings, Mapping):
             raise UserError(
-                f"{TRAINING}, and not '{key}: {settings}'; it takes data and attack, settings of theirs by their names, "
-                "and train"
+                f"{TRAINING}, and not '{key}: {settings}'; it takes data and attack, settings of theirs by their "
+                "names, and train"
             )
     outer = dict(scoped.get("train") or {})
     if "seed" in outer and "seed" in inner.get("train", {}):
