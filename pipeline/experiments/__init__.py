@@ -8,11 +8,13 @@ from typing import Any
 from pipeline.engine.rules import Activation, External, Rule
 from pipeline.experiments import (
     attribute,
+    backdoor,
     cascade,
     directions,
     extremes,
     failure,
     geometry,
+    highlight,
     kis,
     nfr,
     nulls,
@@ -38,6 +40,8 @@ EXPERIMENTS = {
     "nulls": experiment(nulls, version=1, least_images=lambda options: 2),
     "weight_stats": experiment(weight_stats, version=1),
     "kis": experiment(kis, version=1, takes=(Rule, External), least_images=kis.least_images),
+    "backdoor": experiment(backdoor, version=1, takes=(Rule, External), least_images=backdoor.least_images),
+    "highlight": experiment(highlight, version=1, takes=(Rule, Activation, External)),
     "train": experiment(train, version=2),
     "extremes": experiment(extremes, version=1),
     "failure": experiment(failure, version=1, picture="fig7"),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.engine import walk
+from pipeline.engine.filters import first_layer_filter
 from pipeline.engine.network import Network, Op, Record
 from pipeline.engine.rules import External, Rule
 from pipeline.errors import UserError
@@ -24,7 +25,7 @@ from pipeline.images.nullmaps import blur, edges, noise
 from pipeline.measures.kis import Fill, Insertion, Rescale, Rescaling, Score, inserted, kis, rescaled
 
 INSERTIONS = ("insertion", "insertion_magnitude")  # 8b, 8c
-NULLS = ("edge", "noise", "blur")  # the same for every rule
+NULLS = ("filter", "edge", "noise", "blur")  # the same for every rule
 INPUTS = ("attribution", *INSERTIONS, *NULLS, "other", "runner_up", "random_network")
 COLUMNS = [
     "image", "target", "input", "label", "decision", "decision_star", "correct", "s_own", "s_fixed", "margin",
@@ -219,6 +220,8 @@ def source_map(case: Case, source: Null | Attribution) -> Tensor:
 
 def null_map(case: Case, source: Null) -> Tensor:
     x = case.record.x
+    if source.name == "filter":
+        return first_layer_filter(case.record)
     if source.name == "edge":
         return edges(x)
     if source.name == "blur":

@@ -1,0 +1,48 @@
+"""How much of a map lies where an image was changed. A pixel's score is the sum of |R| over channels."""
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+WIDER = 3  # of the mask's pixels: the top ones that iou takes
+
+
+def inside_mask(r: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """r (B, C, H, W), mask (B, 1, H, W) bool of m pixels each -> (B,) float64 each, NaN where the mask is empty or the
+    map is 0 or not finite.
+
+    energy: sum of |R| inside / sum of |R|; rank_accuracy: share of the m highest pixels that are inside; iou: of the
+    3 m highest ones with the mask; pointing: 1 if the highest is inside; share: m / (H W), what chance gives.
+    Of equal scores the first pixels count as higher.
+    """
+    score, inside = r.double().abs().sum(1).flatten(1), mask.flatten(1)
+    m, total = inside.sum(1), score.sum(1)
+    order = score.argsort(dim=1, descending=True, stable=True)
+    hits = inside.gather(1, order).cumsum(1).double()  # of the first pixels, how many are inside
+
+    def among(count: Tensor) -> Tensor:
+        last = count.clamp(1, score.shape[1]) - 1
+        return hits.gather(1, last[:, None])[:, 0]
+
+    wide = among(WIDER * m)
+    found = {
+        "energy": (score * inside).sum(1) / total,
+        "rank_accuracy": among(m) / m,
+        "iou": wide / (m + (WIDER * m).clamp(max=score.shape[1]) - wide),
+        "pointing": hits[:, 0],
+    }
+    there = (m > 0) & (total > 0) & total.isfinite()
+    return {name: torch.where(there, value, torch.nan) for name, value in found.items()} | {
+        "share": m.double() / score.shape[1]
+    }
+
+
+def rank_correlation(r: Tensor, change: Tensor) -> Tensor:
+    """Spearman's correlation over pixels of the scores of r and of a change of the image, both (B, C, H, W); (B,)
+    float64, NaN where one of them is the same everywhere or not finite."""
+    found = []
+    for a, b in zip(*(t.double().abs().sum(1).flatten(1).cpu().numpy() for t in (r, change)), strict=True):
+        usable = np.isfinite(a).all() and np.isfinite(b).all() and np.ptp(a) > 0 and np.ptp(b) > 0
+        found.append(np.corrcoef(rankdata(a), rankdata(b))[0, 1] if usable else np.nan)
+    return torch.tensor(found, dtype=torch.float64, device=r.device)
