@@ -92,6 +92,6 @@ def triggers_of(planted: Known, images: Images) -> Triggers:
 
 
 def check_labels_known(batch: Batch) -> None:
-    """Raises UserError for images whose class is not known: an attack's success is counted on those of other classes."""
+    """Raises UserError for images without labels: an attack's success is counted on those of other classes."""
     if bool((batch.labels < 0).any()):
         raise UserError(f"{batch.names[int((batch.labels < 0).nonzero()[0])]} has no label; choose labelled data")
