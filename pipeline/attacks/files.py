@@ -61,7 +61,7 @@ def read_attack(file: Path, name: str | None = None) -> Known:
         settings = kind(**{k: enums[k](v) if k in enums else v for k, v in head["settings"].items()})
         attack = settings.build(site, 0)
         attack.load_state_dict(state)
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
+    except (SafetensorError, AttributeError, KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
         raise UserError(f"{file} holds no attack's state ({first_line(error)}); {HOW}") from None
     if name is not None and head["name"] != name:
         raise UserError(f"{file} is the state of the attack {head['name']} and not of {name}; {HOW}")

@@ -122,6 +122,8 @@ def measured(
     not of the trigger's class, and of all, those that go where it wants, and of those that look like triggered ones
     (attack.CROSS) those classified right; NaN where that is not defined."""
     model.eval()
+    order = torch.randperm(len(data.labels), generator=keyed(0))  # neighbours are often of one class
+    other = torch.empty_like(order).scatter(0, order, order.roll(1))  # for each image another one
     counts = dict.fromkeys(METRICS, 0)
     totals = dict.fromkeys(METRICS, 0)
 
@@ -144,7 +146,7 @@ def measured(
             count("success", hits[y != wanted])
             count("success_all", hits)
         if attack.CROSS:
-            count("accuracy_cross", decisions(attack.cross(x, x.roll(1, 0), seeds)) == y)
+            count("accuracy_cross", decisions(attack.cross(x, data.pixels(other[some]), seeds)) == y)
     return {name: counts[name] / totals[name] if totals[name] else math.nan for name in METRICS}
 
 

@@ -132,9 +132,9 @@ def trained_by(training: Mapping[str, Any], scoped: Mapping[str, Any], parsed: M
     """
     name, attack = training.get("data"), training.get("attack", "none")
     inner = {k: v for k, v in training.items() if k not in ("data", "attack")}
-    if name not in DATA:
+    if name not in [*DATA]:  # a list has no hash
         raise UserError(f"{TRAINING}, and '{name}' is no data set; choose one of {', '.join(DATA)}")
-    if attack not in ATTACKS:
+    if attack not in [*ATTACKS]:
         raise UserError(f"{TRAINING}, and '{attack}' is no attack; choose one of {', '.join(ATTACKS)}")
     for key, settings in inner.items():
         if key not in (name, attack, "train") or not isinstance(settings, Mapping):

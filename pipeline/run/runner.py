@@ -72,8 +72,13 @@ def refuse(cell: Cell, context: Context) -> None:
             f"{cell.title} needs at least {least} images, for it compares one with another; set data.limit to more, "
             "or choose other data"
         )
+    attack = cell.attack.value
+    if "attack" in cell.spec.needs and isinstance(attack, Planted | PlantedBy):
+        raise UserError(
+            "attack=planted is a backdoor that a network has, and none to train it under; choose attack=none, or one "
+            "of the others"
+        )
     if "planted" in cell.spec.needs:
-        attack = cell.attack.value
         if not isinstance(attack, Planted | PlantedBy):
             raise UserError(
                 f"experiment={cell.experiment.name} shows images with the trigger of a trained attack; set "
