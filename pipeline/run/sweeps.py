@@ -28,7 +28,9 @@ class Profile:
     changed, theory_seeds); depths: numbers of top layers that are changed; removal_inputs: share of a linear layer's
     inputs that removal keeps; pictures: overrides where maps are looked at, for `random`, `trained`, `law` (a law on
     trained weights) and `failures`; picture_depths: the depths there; kis: overrides of the networks and data of
-    Fig. 8, `main`, `others` (trained with other seeds) and `imagenet`."""
+    Fig. 8, `main`, `others` (trained with other seeds) and `imagenet`; backdoors: those of Fig. 9 and its controls, each
+    a list: `attacked` networks, the `clean` ones of the same seeds with the same triggers, in the same order, and
+    `variants` of BadNet."""
 
     trained: dict[str, Any]
     base: str
@@ -41,12 +43,13 @@ class Profile:
     pictures: dict[str, dict[str, Any]]
     picture_depths: list[int]
     kis: dict[str, dict[str, Any]]
+    backdoors: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Sweeps:
     """A figure's cells: sweeps by name, each a rectangular product of settings; `with`: more of them, lent by the
-    profile; `keeps`: groups (model, data, ...) whose choice here stays, whatever the user chooses for the figure."""
+    profile, or several products, in a list; `keeps`: groups (model, data, ...) whose choice here stays, whatever the user chooses for the figure."""
 
     sweeps: dict[str, dict[str, Any]]
 
@@ -107,7 +110,9 @@ def figure_cells(sweeps: Sweeps, profile: str, user: User) -> dict[str, list[Cel
         cells: dict[str, Cell] = {}
         mine = user.without(sweep.get("keeps", []))
         own = {key: value for key, value in sweep.items() if key not in ("with", "keeps")}
-        for lent, figure in itertools.product(points(sweep.get("with") or {}), points(own)):
+        given = sweep.get("with") or {}
+        lents = [point for product in (given if isinstance(given, list) else [given]) for point in points(product)]
+        for lent, figure in itertools.product(lents, points(own)):
             settings = layered(choices, lent, figure, mine.settings)
             seed = settings.pop("seed") if isinstance(settings.get("seed"), int) else None  # no need to parse anew
             key = json.dumps([settings, mine.others])

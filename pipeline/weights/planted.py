@@ -47,7 +47,7 @@ class PlantedBy:
         return self.by.identity()
 
     def describe(self) -> dict[str, Any]:
-        return self.by.describe()
+        return {"name": self.name, **self.by.describe()}
 
     def file(self, weights: Path | None) -> Path:
         return beside(self.by.path)
