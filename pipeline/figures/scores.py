@@ -15,6 +15,7 @@ from pipeline.measures.scores import (
     bootstrap,
     density,
     dip,
+    highest,
     percentile_interval,
     resampled_aurocs,
     silverman,
@@ -66,9 +67,8 @@ def peaks(labels: Sequence[str], values: np.ndarray) -> list[list]:
     found, n = valley(values), len(values)
     interval = bootstrap(lambda drawn: valley(drawn).v, values, draws=DRAWS // 5)
     places = {"left peak": found.left, "right peak": found.right, "valley": found.valley}
-    if found.v == 0 and (width := silverman(values)) > 0:
-        grid, f = density(values, width)
-        places = {"peak": float(grid[f.argmax()])}
+    if found.v == 0:
+        places = {"peak": highest(values)}
     rows = [[*labels, what, x, NAN, NAN, NAN, n] for what, x in places.items()]
     return [*rows, [*labels, "V", NAN, found.v, *interval, n], [*labels, "dip p", NAN, dip(values)[1], NAN, NAN, n]]
 

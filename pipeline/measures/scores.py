@@ -161,6 +161,15 @@ def valley(values: np.ndarray) -> Valley:
     )
 
 
+def highest(values: np.ndarray) -> float:
+    """The place of the density's highest peak on [-3, 1]; NaN where all values are equal."""
+    width = silverman(values) if len(values) > 1 else 0.0
+    if width == 0:
+        return NAN
+    grid, f = density(values, width)
+    return float(grid[f.argmax()])
+
+
 def dip(values: np.ndarray) -> tuple[float, float]:
     """Hartigan's dip statistic and its p-value against a single peak."""
     from diptest import diptest
