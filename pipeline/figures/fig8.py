@@ -4,7 +4,6 @@ x's place; what controls say, how much of it the seed of training decides, and h
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,10 +27,11 @@ test of one peak. AUROC: of S for classified correctly, 95 % bootstrap over imag
 new decision (the letter of (20)); second: of the decision k on x; third: controls, maps that know nothing of the
 decision. Insertions put zero of normalised space in place of pixels that score below the mean. (d) AUROC for each
 input, also over pairs of images alike in margin (20 bins); dotted line: AUROC of the margin itself; on the right how
-far the attribution is above (paired by image). Blue: mean of n = {n} networks that differ in their training seed
-alone{among}, 95 % t interval over them; faint marks: each: {seeds}. (e): {imagenet}. (f) How far the AUROC of the
-attribution is above that of an insertion that removes this share of the lowest scores, paired by image; filled: row of
-the new decision, open: of k; {shown} images. Missing S: {missing}; {beyond}.
+far the attribution is above (paired by image). Blue: mean and 95 % t interval over networks that differ in their
+training seed alone, but for those with fewer than {least} right or wrong images; faint: each of them: {seeds}{among}.
+(e): {imagenet}. (f) How far the attribution's AUROC is above that of an insertion that removes this share of the
+lowest scores, paired by image; filled: row of the new decision, open: of k; {removed.count:,} images, of the networks
+{seeds_removed.count:,}. Missing S: {missing}; {beyond}.
 """
 
 
@@ -85,16 +85,14 @@ def thresholds(
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     main, networks = tables["main"], scores.networks(tables["seeds"])
-    shown = {f"{table['image'].nunique():,}" for table in (tables["removed"], tables["seeds_removed"])}
     return captions.words(
         TEXT,
         tables,
         profile=profile,
         network=scores.network_text(main),
-        n=len(networks),
-        among=" (the one of (a) is among them)" if scores.networks(main).keys() <= networks.keys() else "",
+        least=scores.LEAST,
+        among="; one of them is that of (a)" if scores.networks(main).keys() <= networks.keys() else "",
         seeds=", ".join(scores.network_text(table, brief=True) for table in networks.values()),
-        shown=" and ".join(sorted(shown)),
         imagenet=scores.network_text(tables["imagenet"]),
         missing=scores.missing_text(main),
         beyond=scores.beyond_text(main),
@@ -106,10 +104,25 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
 
 def draw(numbers: pd.DataFrame, text: str) -> Figure:
     figure = style.page(9.4)
-    sides, rows = {"left": 0.05, "right": 0.985, "top": 0.97, "bottom": 0.165}, (1, 1, 1, 3.1)
-    grid = figure.add_gridspec(4, 3, **sides, hspace=0.62, wspace=0.1, height_ratios=rows)
-    main = numbers[numbers["panel"] == "main"]
+    sides = {"left": 0.05, "right": 0.985, "top": 0.97, "bottom": 0.175}
+    top, bottom = figure.add_gridspec(2, 1, **sides, hspace=0.2, height_ratios=(1, 1.08))
+    draw_distributions(figure, top, numbers[numbers["panel"] == "main"])
+    left, right = bottom.subgridspec(1, 2, width_ratios=(2.15, 1), wspace=0.12)
+    shares = (0.5, 1, 0.74)  # room for the names of inputs and for the differences
+    draw_aurocs(figure.add_subplot(left.subgridspec(1, 3, width_ratios=shares, wspace=0)[1]), numbers)
+    rest = right.subgridspec(2, 1, height_ratios=(0.55, 3), hspace=0.42)
+    draw_imagenet(figure.add_subplot(rest[0]), numbers[numbers["panel"] == "imagenet"])
+    draw_thresholds(figure, rest[1], numbers)
+    outcomes = [style.handle(look) for look in style.OUTCOMES.values()]
+    figure.axes[0].legend(handles=outcomes, loc="upper left", fontsize=6)
+    style.caption(figure, text)
+    return figure
+
+
+def draw_distributions(figure: Figure, place: SubplotSpec, main: pd.DataFrame) -> None:
+    """(a) to (c), and below them two more rows."""
     low, high = scores.sides(main)
+    grid = place.subgridspec(3, 3, hspace=0.62, wspace=0.1)
     for row, (measure, inputs) in enumerate((("s_own", PANELS), ("s_fixed", PANELS), ("s_own", CONTROLS))):
         for column, name in enumerate(inputs):
             ax = figure.add_subplot(grid[row, column])
@@ -117,89 +130,87 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
             letter = "abc"[column] if row == 0 else ""
             style.panel_title(ax, letter, style.INPUT_LABELS[name] + (r", row of $k$" if row == 1 else ""), pad=11)
             ax.set(xlim=(low, high), xlabel="S" if row == 2 else "", ylabel="density" if column == 0 else "")
-    bottom = grid[3, :].subgridspec(1, 2, width_ratios=(2.1, 1), wspace=0.12)
-    shares = (0.5, 1, 0.78)  # room for the names of inputs and for the differences
-    draw_aurocs(figure.add_subplot(bottom[0].subgridspec(1, 3, width_ratios=shares, wspace=0)[1]), numbers)
-    imagenet = numbers[numbers["panel"] == "imagenet"]
-    right = bottom[1].subgridspec(2, 1, height_ratios=(1, 3), hspace=0.5)
-    ax = figure.add_subplot(right[0])
-    scores.draw_distribution(ax, imagenet)
-    style.panel_title(ax, "e", ", ".join([*imagenet["series"].unique(), "attribution"]), pad=11)
-    ax.set(xlim=scores.sides(imagenet), xlabel="S")
-    draw_thresholds(figure, right[1], numbers)
-    outcomes = [style.handle(look) for look in style.OUTCOMES.values()]
-    figure.axes[0].legend(handles=outcomes, loc="upper left", fontsize=6)
-    style.caption(figure, text)
-    return figure
+
+
+def draw_imagenet(ax: Axes, part: pd.DataFrame) -> None:
+    scores.draw_distribution(ax, part)
+    style.panel_title(ax, "e", ", ".join([*part["series"].unique(), "attribution"]), pad=11)
+    ax.set(xlim=scores.sides(part))
+    ax.set_xlabel("S", labelpad=1)
 
 
 def draw_aurocs(ax: Axes, numbers: pd.DataFrame) -> None:
     parts = {panel: numbers[numbers["panel"] == panel] for panel in ("seeds", "over seeds", "main")}
-    names = [name for name in style.INPUT_LABELS if name in set(parts["main"]["input"])]
-    places = {name: i for i, name in enumerate(names)}
-    for shift, (measure, what, look) in zip((-0.27, 0.0, 0.27), READINGS, strict=True):
-        for panel, colour, size, below in (
-            ("seeds", "#9CCBE8", 2, 0.07),
-            ("over seeds", MEAN, 3.2, 0.07),
-            ("main", look.colour, 3.2, -0.07),
-        ):
+    parts = {panel: part[part["input"] != "margin"] for panel, part in parts.items()}
+    inputs = set(parts["main"]["input"]) | set(parts["over seeds"]["input"])
+    places = {name: i for i, name in enumerate(name for name in style.INPUT_LABELS if name in inputs)}
+    marks = {
+        "seeds": ("#56B4E9", 1.8, 0.4, 0.11),
+        "over seeds": (MEAN, 3.2, 0.7, 0.02),
+        "main": ("#000000", 3.2, 0.7, -0.1),
+    }
+    for shift, (measure, what, look) in zip((-0.28, 0.0, 0.28), READINGS, strict=True):
+        for level, (panel, (colour, size, edge, below)) in enumerate(marks.items(), start=2):
             points = style.where(parts[panel], measure=measure, what=what)
-            points = points[points["input"].isin(names)]
             at = points["input"].map(places).astype(float) + shift + below
-            mark = {"markersize": size, "markeredgewidth": 0.4 if panel == "seeds" else 0.7}
-            style.curve(
-                ax, at, points, replace(look, colour=colour), bars="x", zorder=2 + list(parts).index(panel), **mark
-            )
-    beside = {"transform": ax.get_yaxis_transform()}
-    for x, panel, colour, title in (
-        (1.03, "main", "#333333", "(a) above it by"),
-        (1.45, "over seeds", MEAN, "mean of networks"),
-    ):
-        differences = style.where(parts[panel], what="first - this")
-        for _, row in differences[differences["input"].isin(names)].iterrows():
-            scores.note(ax, x, places[row["input"]], scores.interval_text(row), **beside, color=colour)
-        if len(differences):
-            scores.note(ax, x, places.get(PANELS[0], 0), title, **beside, color=colour)
+            drawn = {"markersize": size, "markeredgewidth": edge, "zorder": level}
+            style.curve(ax, at, points, replace(look, colour=colour), bars="x", **drawn)
+    write_differences(ax, 1.03, parts["main"], places, "(a) above it by", "#333333")
+    write_differences(ax, 1.4, parts["over seeds"], places, "the same, mean", MEAN)
     for _, row in style.where(numbers, measure="margin", what="auroc").iterrows():
         ax.axvline(row["y"], color="#444444", linestyle=":", linewidth=0.8, zorder=1)
     style.level(ax, 0.5, "x")
-    ax.set_yticks(np.arange(len(names)), [style.INPUT_LABELS[name] for name in names])
-    ax.invert_yaxis()
-    style.panel_title(ax, "d", 'AUROC for "classified correctly"', xlabel="AUROC")
+    ax.set_yticks(list(places.values()), [style.INPUT_LABELS[name] for name in places])
+    ax.set_ylim(len(places) - 0.4, -0.6)
+    style.panel_title(ax, "d", 'AUROC for "classified correctly"')
+    ax.set_xlabel("AUROC", labelpad=1)
     handles = [style.handle(look, markersize=3.5, markeredgewidth=0.7) for _, _, look in READINGS]
-    handles += [
-        style.handle(Look("#000000", "", "this network", "-")),
-        style.handle(Look(MEAN, "", mean_label(parts["over seeds"]), "-")),
-    ]
+    lines = (Look("#000000", "", "this network"), Look(MEAN, "", mean_label(parts["over seeds"])))
     more = {"columnspacing": 1.0, "handletextpad": 0.4, "handlelength": 1.0, "fontsize": 6}
-    style.legend(ax, handles, (0.5, -0.1), ncols=3, **more)
+    style.legend(ax, [*handles, *lines], (0.5, -0.085), ncols=3, **more)
+
+
+def write_differences(
+    ax: Axes, x: float, part: pd.DataFrame, places: Mapping[str, int], title: str, colour: str
+) -> None:
+    """A column of numbers at x (in widths of the axes), beside the input that each is about."""
+    differences = part[part["what"] == "first - this"]
+    look = {"transform": ax.get_yaxis_transform(), "color": colour}
+    for _, row in differences.iterrows():
+        scores.note(ax, x, places[row["input"]], scores.interval_text(row), **look)
+    if len(differences):  # they are above the first input that has an AUROC
+        scores.note(ax, x, places[part.loc[part["what"] == "auroc", "input"].iloc[0]], title, **look)
 
 
 def mean_label(means: pd.DataFrame) -> str:
-    """How many networks a mean is of."""
+    """How many networks the means are of, some of which may lack an input."""
     counts = sorted({int(n) for n in means["n"]})
-    return f"mean of {' to '.join(map(str, (counts[0], counts[-1])[: len(counts)]))} networks" if counts else "no mean"
+    if not counts:
+        return "no mean over networks"
+    return f"mean of {'-'.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))} network{'s' * (counts[-1] > 1)}"
 
 
 def draw_thresholds(figure: Figure, place: SubplotSpec, numbers: pd.DataFrame) -> None:
-    """This network above, the mean over networks and each of them below."""
-    axes = place.subgridspec(2, 1, hspace=0.3).subplots(sharex=True, sharey=True)
-    for ax, panel in zip(axes, ("removed", "removed over seeds"), strict=True):
+    """This network above; the mean over networks, and each of them, below."""
+    above, below = place.subgridspec(2, 1, hspace=0.16).subplots(sharex=True, sharey=True)
+    singles = numbers[numbers["panel"] == "removed seeds"]
+    for ax, panel in ((above, "removed"), (below, "removed over seeds")):
         part = numbers[numbers["panel"] == panel]
         for name, look in ((name, style.INPUTS[name]) for name in PANELS[1:]):
             for measure, drawn in (("s_own", style.solid(look)), ("s_fixed", style.opened(look, ":"))):
                 points = style.where(part, input=name, measure=measure).sort_values("x")
                 style.curve(ax, points["x"], points, drawn, band=0.13, markeredgewidth=0.7)
-                if panel != "removed":
-                    each = style.where(numbers, panel="removed seeds", input=name, measure=measure)
-                    ax.plot(
-                        each["x"], each["y"], look.mark, color=look.colour, markersize=1.2, alpha=0.5, linestyle="none"
-                    )
+                if ax is below:
+                    each = style.where(singles, input=name, measure=measure)
+                    small = {"markersize": 1.3, "markeredgewidth": 0.3, "alpha": 0.6}
+                    style.curve(ax, each["x"], each, replace(drawn, line=""), **small)
         style.level(ax)
-        scores.note(
-            ax, 0.02, 0.97, "this network" if panel == "removed" else mean_label(part), transform=ax.transAxes, va="top"
-        )
-    style.panel_title(axes[0], "f", "(a) above insertions by")
-    style.panel_title(axes[1], "", "", xlabel="share of pixels removed")
+        words = "this network" if ax is above else mean_label(part)
+        scores.note(ax, 0.02, 0.99, words, transform=ax.transAxes, va="top")
+    style.panel_title(above, "f", "(a) above insertions by")
+    style.panel_title(below, "", "")
+    below.set_xlabel("share of pixels removed", labelpad=1)
+    above.tick_params(labelbottom=False)
     handles = [style.handle(style.INPUTS[name]) for name in PANELS[1:]]
-    style.legend(axes[1], handles, (0.45, -0.33), ncols=2, fontsize=6, handlelength=1.0, handletextpad=0.4)
+    more = {"handlelength": 1.0, "handletextpad": 0.2, "columnspacing": 0.8, "fontsize": 6}
+    style.legend(below, handles, (0.42, -0.27), ncols=2, **more)
