@@ -1,5 +1,7 @@
 """Fig. 8 and its companion: what they draw from planted tables, and from nothing."""
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -86,15 +88,15 @@ def tables(name: str) -> dict[str, pd.DataFrame]:
     }
 
 
-@pytest.fixture(scope="module")
-def drawn():
-    """Fig. 8's tables and its numbers."""
-    found = tables("fig8")
-    return found, fig8.numbers(found)
+@cache
+def drawn(module) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    """A figure's tables and its numbers."""
+    found = tables(module.__name__.rsplit(".", 1)[1])
+    return found, module.numbers(found)
 
 
-def test_fig8_numbers(drawn):
-    drawn_from, numbers = drawn
+def test_fig8_numbers():
+    drawn_from, numbers = drawn(fig8)
     main = numbers[numbers["panel"] == "main"]
 
     def found(name: str, measure: str, what: str) -> pd.DataFrame:
@@ -146,7 +148,7 @@ def test_fig8_numbers(drawn):
     text = fig8.caption(drawn_from, "demo")
     assert "80.00 % right" in text and "train.seed=102" in text and "Missing S: 20 (constant map) of 4,000" in text
     assert "train.seed=102 (80.00 % right); one of them is that of (a)." in text
-    assert "400 images, of the networks 300." in text
+    assert "400 images, 300 of each of the networks." in text
     apart = drawn_from | {"seeds": of_seed(drawn_from["seeds"], 102)}
     assert "one of them" not in fig8.caption(apart, "demo")
 
@@ -163,8 +165,8 @@ def t_of(values) -> list[float]:
     return [np.mean(values), *ttest_1samp(values, 0).confidence_interval(0.95)]
 
 
-def test_fig8_means_over_training_seeds(drawn):
-    drawn_from, numbers = drawn
+def test_fig8_means_over_training_seeds():
+    drawn_from, numbers = drawn(fig8)
     single = style.where(numbers, panel="seeds", measure="s_own", input="edge")
     assert list(single["series"].unique()) == ["network 1", "network 2", "network 3"] and single["low"].isna().all()
     edge, both = [], []
@@ -182,9 +184,9 @@ def test_fig8_means_over_training_seeds(drawn):
     assert means["measure"].value_counts().to_dict() == {"s_own": 3 * 10 - 1, "s_fixed": 10}
 
 
-def test_fig8_thresholds_are_paired_by_image(drawn):
+def test_fig8_thresholds_are_paired_by_image():
     """Whatever the order of the rows, over the images where both S are there; of networks, each with its own."""
-    drawn_from, numbers = drawn
+    drawn_from, numbers = drawn(fig8)
     cases = [("removed", "main", drawn_from["main"], drawn_from["removed"])]
     cases += [
         (
@@ -227,7 +229,7 @@ def test_fig8_of_one_network_has_no_interval_over_seeds():
 
 
 def test_kis_numbers():
-    drawn_from, numbers = tables("kis"), kis.numbers(tables("kis"))
+    drawn_from, numbers = drawn(kis)
     assert set(numbers.query("panel == 'b'")["series"]) == set(drawn_from["rules"]["rule"])
     assert list(numbers.query("panel == 'c'")["series"].unique()) == [
         "as in Fig. 8",
@@ -253,11 +255,12 @@ def test_kis_numbers():
 @pytest.mark.parametrize("module", [fig8, kis], ids=["fig8", "kis"])
 def test_files_and_texts(module, tmp_path):
     name = module.__name__.rsplit(".", 1)[1]
-    pdf = save(module, name, tables(name), "demo", tmp_path)
+    drawn_from, numbers = drawn(module)
+    pdf = save(module, name, drawn_from, "demo", tmp_path)
     data = pdf.read_bytes()
     assert len(data) < 2 * 2**20 and b"/Type3" not in data
-    pd.testing.assert_frame_equal(pd.read_csv(pdf.with_suffix(".csv")), module.numbers(tables(name)), check_dtype=False)
-    figure = module.draw(module.numbers(tables(name)), module.caption(tables(name), "demo"))
+    pd.testing.assert_frame_equal(pd.read_csv(pdf.with_suffix(".csv")), numbers, check_dtype=False)
+    figure = module.draw(numbers, module.caption(drawn_from, "demo"))
     check_texts(figure)
     assert abs(figure.get_size_inches()[0] - style.DOUBLE) < 0.01
     style.close(figure)
@@ -282,8 +285,7 @@ def test_all_right_or_all_equal_leaves_no_auroc():
 @pytest.mark.parametrize("module", [fig8, kis], ids=["fig8", "kis"])
 def test_ends_of_intervals_may_lie_on_the_wrong_side_by_rounding(module):
     """A score that orders all pairs right has AUROC 1 in every sample, and percentiles of 1 may end below it."""
-    name = module.__name__.rsplit(".", 1)[1]
-    numbers = module.numbers(tables(name))
+    numbers = drawn(module)[1].copy()
     ends = numbers["what"] == "auroc"
     numbers.loc[ends, ["y", "low", "high"]] = [1.0, 1 + 2e-16, 1 - 1e-16]
     style.close(module.draw(numbers, "text"))

@@ -30,8 +30,8 @@ input, also over pairs of images alike in margin (20 bins); dotted line: AUROC o
 far the attribution is above (paired by image). Blue: mean and 95 % t interval over networks that differ in their
 training seed alone, but for those with fewer than {least} right or wrong images; faint: each of them: {seeds}{among}.
 (e): {imagenet}. (f) How far the attribution's AUROC is above that of an insertion that removes this share of the
-lowest scores, paired by image; filled: row of the new decision, open: of k; {removed.count:,} images, of the networks
-{seeds_removed.count:,}. Missing S: {missing}; {beyond}.
+lowest scores, paired by image; filled: row of the new decision, open: of k; {removed.count:,} images,
+{seeds_removed.count:,} of each of the networks. Missing S: {missing}; {beyond}.
 """
 
 
