@@ -181,7 +181,7 @@ def test_fig8_means_over_training_seeds():
         np.testing.assert_allclose([mean["y"], mean["low"], mean["high"]], t_of(values))
         assert mean["n"] == 3 and mean["series"] == "mean"
     means = numbers[numbers["panel"] == "over seeds"]
-    assert means["measure"].value_counts().to_dict() == {"s_own": 3 * 10 - 1, "s_fixed": 10}
+    assert (means["n"] == 3).all() and means["measure"].value_counts().to_dict() == {"s_own": 3 * 10 - 1, "s_fixed": 10}
 
 
 def test_fig8_thresholds_are_paired_by_image():
