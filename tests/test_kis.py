@@ -94,6 +94,20 @@ def guided_backpropagation(model: nn.Sequential, x: Tensor, k: int) -> Tensor:
     return r[0]
 
 
+def slow_filter(first: nn.Conv2d, x: Tensor) -> Tensor:
+    """W_1 W_1^T x of 3 x 3 kernels with padding 1, entry by entry of W_1."""
+    channels, height, width = x.shape
+    rows = []
+    for kernel in first.weight:
+        for i in range(height):
+            for j in range(width):
+                row = torch.zeros(channels, height + 2, width + 2, dtype=x.dtype)
+                row[:, i : i + 3, j : j + 3] = kernel
+                rows.append(row[:, 1:-1, 1:-1].flatten())
+    w = torch.stack(rows)  # r_0 = W_1 r_1 in the paper's letters: its W_1 is this one's transpose
+    return (w.T @ (w @ x.flatten())).view(x.shape)
+
+
 def slow_kis(v, a, v_star, a_star) -> float:
     above = below = 0.0
     for i in range(len(a)):
@@ -143,7 +157,8 @@ def slow_row(
         of_after = int(model(after[None]).argmax())
         maps = {
             "attribution": lambda: r, "edge": lambda: edges(x[b : b + 1])[0], "blur": lambda: blur(x[b : b + 1], 28)[0],
-            "noise": lambda: noise(x[b], NAMES[b]), "other": lambda: guided_backpropagation(model, after, of_after),
+            "noise": lambda: noise(x[b], NAMES[b]), "filter": lambda: slow_filter(model[0], x[b]),
+            "other": lambda: guided_backpropagation(model, after, of_after),
             "runner_up": lambda: guided_backpropagation(model, x[b], order[1]),
             "random_network": lambda: guided_backpropagation(chance, x[b], k),
         }  # fmt: skip
@@ -214,14 +229,16 @@ def test_runs_of_several_rules_and_of_other_classes():
     for one, name in zip(together, ("gbp", "lrp", "grad"), strict=True):
         pd.testing.assert_frame_equal(one, table(net, rules=(name,))[0])
     s = [one.set_index(["image", "input"])["s_own"].unstack() for one in together]
-    assert (s[0]["edge"] == s[1]["edge"]).all() and (s[0]["attribution"] != s[1]["attribution"]).all()
+    nulls = ["edge", "noise", "blur", "filter"]
+    pd.testing.assert_frame_equal(s[0][nulls], s[1][nulls], check_exact=True)
+    assert (s[0]["attribution"] != s[1]["attribution"]).all()
     (labelled,) = table(net, target=Target("label", DECISION.original), labels=(0, 1, 2, 3))
     decided = together[0]
     changed = labelled["target"] != labelled["decision"]
     assert list(labelled["decision"]) == list(decided["decision"]) and changed.any()  # the map changes, k does not
     same = ["image", "input"]
     a, b = (
-        t[t["input"].isin(["edge", "noise", "blur", "other", "runner_up"])][[*same, "s_own"]].reset_index(drop=True)
+        t[t["input"].isin([*nulls, "other", "runner_up"])][[*same, "s_own"]].reset_index(drop=True)
         for t in (labelled, decided)
     )
     pd.testing.assert_frame_equal(a, b)

@@ -25,7 +25,7 @@ from pipeline.images.nullmaps import blur, edges, noise
 from pipeline.measures.kis import Fill, Insertion, Rescale, Rescaling, Score, inserted, kis, rescaled
 
 INSERTIONS = ("insertion", "insertion_magnitude")  # 8b, 8c
-NULLS = ("filter", "edge", "noise", "blur")  # the same for every rule
+NULLS = ("edge", "noise", "blur", "filter")  # the same for every rule and class
 INPUTS = ("attribution", *INSERTIONS, *NULLS, "other", "runner_up", "random_network")
 COLUMNS = [
     "image", "target", "input", "label", "decision", "decision_star", "correct", "s_own", "s_fixed", "margin",
@@ -72,7 +72,7 @@ def least_images(options: Options) -> int:
 
 @dataclass(frozen=True)
 class Null:
-    """A map that no network made; blur: side over sigma, 0 where it is none."""
+    """A map of x alone, or P x of the first layer (filters.py); blur: side over sigma of it, 0 where it is none."""
 
     name: str
     blur: int
@@ -220,12 +220,12 @@ def source_map(case: Case, source: Null | Attribution) -> Tensor:
 
 def null_map(case: Case, source: Null) -> Tensor:
     x = case.record.x
-    if source.name == "filter":
-        return first_layer_filter(case.record)
     if source.name == "edge":
         return edges(x)
     if source.name == "blur":
         return blur(x, source.blur)
+    if source.name == "filter":
+        return first_layer_filter(case.record)
     return torch.cat([noise(x[b : b + 1], image) for b, image in enumerate(case.batch.names)])
 
 

@@ -95,6 +95,7 @@ INPUT_LABELS = {  # what the network is given in x's place
     "edge": "edge map",
     "noise": "random map",
     "blur": "blurred x",
+    "filter": "first layer's filter of x",
     "other": "another image's map",
     "runner_up": "runner-up class's map",
     "random_network": "random network's map",
