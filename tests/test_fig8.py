@@ -1,9 +1,12 @@
 """Fig. 8 and its companion: what they draw from planted tables, and from nothing."""
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from scipy.stats import ttest_1samp
 from sklearn.metrics import roc_auc_score
 
 from pipeline.figures import fig8, kis, save, scores, style
@@ -12,6 +15,8 @@ from tests.pages import check_texts
 from tests.pairs import delong, equal_bins, share_within
 
 N, WRONG = 400, 80
+GAPS = {100: 0.5, 101: 0.2, 102: 0.3}  # by training seed, how much lower S is where the decision is wrong
+SHARES = (0.1, 0.5, 0.9)
 NETWORK = {
     "model": "resnet18_cifar",
     "model.width": 8,
@@ -42,15 +47,34 @@ def table(inputs, seed: int = 0, gap: float = 0.5, n: int = N, wrong: int = WRON
     )
 
 
+def training(seed: int) -> dict[str, str]:
+    return {"weights.training": f"data=digits train.seed={seed}"}
+
+
+def network(inputs, seed: int, gap: float) -> pd.DataFrame:
+    """One of those that differ in their training seed; the first is main's."""
+    return table(inputs, 0 if seed == 100 else seed, gap, **training(seed))
+
+
+def removes(share: float, seed: int, **more) -> pd.DataFrame:
+    """Insertions that tell the more, the more they remove."""
+    return table(fig8.PANELS[1:], seed, share, **{"experiment.removed": share, **more})
+
+
 def tables(name: str) -> dict[str, pd.DataFrame]:
     every = list(style.INPUT_LABELS)
     if name == "fig8":
-        others = pd.concat(
-            [table(every, s, 0.2, **{"weights.training": f"data=digits train.seed={s}"}) for s in (101, 102)]
-        )
+        seeds = [network(every, s, gap) for s, gap in GAPS.items()]
+        removed = [removes(share, 3) for share in SHARES]
+        of_seeds = [removes(share, s, n=300, wrong=70).assign(**training(s)) for s in GAPS for share in SHARES]
         pretrained = {"model.width": np.nan, "weights.training": np.nan, "weights.enum": "DEFAULT"}
         imagenet = table(fig8.PANELS, 3, n=20, wrong=4, model="efficientnet_lite0", **pretrained)
-        return {"main": table(every), "others": others, "imagenet": imagenet}
+        sweeps = {"seeds": seeds, "removed": removed, "seeds_removed": of_seeds}
+        return {
+            "main": table(every),
+            **{name: pd.concat(parts) for name, parts in sweeps.items()},
+            "imagenet": imagenet,
+        }
     two = fig8.PANELS[1:]
     rules = ("grad", "gbp", "rectgrad", "lrp", "deconvnet", "lrp_epsilon", "lrp_alphabeta")
     rescaled = [table(fig8.PANELS[:1], 2, **{"experiment.rescale": how}) for how in ("percentile", "contrast")]
@@ -64,8 +88,15 @@ def tables(name: str) -> dict[str, pd.DataFrame]:
     }
 
 
+@cache
+def drawn(module) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    """A figure's tables and its numbers."""
+    found = tables(module.__name__.rsplit(".", 1)[1])
+    return found, module.numbers(found)
+
+
 def test_fig8_numbers():
-    drawn_from, numbers = tables("fig8"), fig8.numbers(tables("fig8"))
+    drawn_from, numbers = drawn(fig8)
     main = numbers[numbers["panel"] == "main"]
 
     def found(name: str, measure: str, what: str) -> pd.DataFrame:
@@ -110,18 +141,95 @@ def test_fig8_numbers():
         assert (curve["n"] == n).all() and np.isclose(
             curve["y"].sum() * np.diff(curve["x"])[0], 1, atol=0.02
         )  # a density
-    others = numbers[(numbers["panel"] == "others") & (numbers["what"] == "auroc") & (numbers["measure"] == "s_own")]
-    assert list(others["series"].unique()) == ["other 1", "other 2"] and len(others) == 2 * len(style.INPUT_LABELS)
     few = numbers[(numbers["panel"] == "imagenet") & (numbers["input"] == "attribution")]
     assert few["what"].value_counts().to_dict() == {"correct image": 14, "incorrect image": 4} and "auroc" not in set(
         few["what"]
     )
     text = fig8.caption(drawn_from, "demo")
-    assert "80.00 % right" in text and "train.seed=102" in text and "Missing S: 18 (constant map) of 3,600" in text
+    assert "80.00 % right" in text and "train.seed=102" in text and "Missing S: 20 (constant map) of 4,000" in text
+    assert "train.seed=102 (80.00 % right); one of them is that of (a)." in text
+    assert "400 images, 300 of each of the networks." in text
+    apart = drawn_from | {"seeds": of_seed(drawn_from["seeds"], 102)}
+    assert "one of them" not in fig8.caption(apart, "demo")
+
+
+def auroc_of(part: pd.DataFrame) -> float:
+    return float(roc_auc_score(part["correct"].to_numpy(bool), part["s_own"]))
+
+
+def of_seed(part: pd.DataFrame, seed: int) -> pd.DataFrame:
+    return part[part["weights.training"].str.endswith(str(seed))]
+
+
+def t_of(values) -> list[float]:
+    return [np.mean(values), *ttest_1samp(values, 0).confidence_interval(0.95)]
+
+
+def test_fig8_means_over_training_seeds():
+    drawn_from, numbers = drawn(fig8)
+    single = style.where(numbers, panel="seeds", measure="s_own", input="edge")
+    assert list(single["series"].unique()) == ["network 1", "network 2", "network 3"] and single["low"].isna().all()
+    edge, both = [], []
+    for part in (of_seed(drawn_from["seeds"], seed) for seed in GAPS):
+        paired = part.pivot(index="image", columns="input", values="s_own")[["attribution", "edge"]].dropna()
+        right = paired.index.str[1:].astype(int) >= WRONG
+        edge.append(auroc_of(part[part["input"] == "edge"].dropna(subset="s_own")))
+        both.append(roc_auc_score(right, paired["attribution"]) - roc_auc_score(right, paired["edge"]))
+    for what, values in (("auroc", edge), ("first - this", both)):
+        np.testing.assert_allclose(single.loc[single["what"] == what, "y"], values)
+        (mean,) = style.where(numbers, panel="over seeds", measure="s_own", input="edge", what=what).to_dict("records")
+        np.testing.assert_allclose([mean["y"], mean["low"], mean["high"]], t_of(values))
+        assert mean["n"] == 3 and mean["series"] == "mean"
+    means = numbers[numbers["panel"] == "over seeds"]
+    assert (means["n"] == 3).all() and means["measure"].value_counts().to_dict() == {"s_own": 3 * 10 - 1, "s_fixed": 10}
+
+
+def test_fig8_thresholds_are_paired_by_image():
+    """Whatever the order of the rows, over the images where both S are there; of networks, each with its own."""
+    drawn_from, numbers = drawn(fig8)
+    cases = [("removed", "main", drawn_from["main"], drawn_from["removed"])]
+    cases += [
+        (
+            "removed seeds",
+            f"network {i}",
+            of_seed(drawn_from["seeds"], seed),
+            of_seed(drawn_from["seeds_removed"], seed),
+        )
+        for i, seed in enumerate(GAPS, start=1)
+    ]
+    for panel, series, first, other in cases:
+        some = {"input": "insertion", "measure": "s_own"}
+        found = style.where(numbers, panel=panel, series=series, **some)
+        assert list(found["x"]) == list(SHARES) and (found["what"] == "first - this").all()
+        a = first[first["input"] == "attribution"].set_index("image")
+        for _, row in found.iterrows():
+            b = style.where(other, input="insertion", **{"experiment.removed": row["x"]}).set_index("image")
+            names = [name for name in b.index if pd.notna(a.at[name, "s_own"]) and pd.notna(b.at[name, "s_own"])]
+            this = a.loc[names].assign(s_own=b.loc[names, "s_own"])
+            assert np.isclose(row["y"], auroc_of(a.loc[names]) - auroc_of(this))
+            assert row["n"] == len(names) == len(b) - (3 if series == "main" else 2)
+            assert row["low"] < row["y"] < row["high"] if series == "main" else np.isnan(row["low"])
+        mixed = fig8.thresholds(panel, series, *(part.sample(frac=1, random_state=0) for part in (first, other)), False)
+        mixed = style.where(pd.DataFrame(mixed, columns=scores.COLUMNS), **some).sort_values("x")
+        np.testing.assert_allclose(mixed["y"], found["y"])
+    each = style.where(numbers, panel="removed seeds", **some, x=0.5)["y"]
+    (mean,) = style.where(numbers, panel="removed over seeds", **some, x=0.5).to_dict("records")
+    np.testing.assert_allclose([mean["y"], mean["low"], mean["high"]], t_of(each))
+    assert mean["n"] == 3 and each.nunique() == 3
+
+
+def test_fig8_of_one_network_has_no_interval_over_seeds():
+    few = {name: part[part["input"].isin(fig8.PANELS[:2])] for name, part in tables("fig8").items()}
+    one = few | {name: of_seed(few[name], 101) for name in ("seeds", "seeds_removed")}
+    numbers = fig8.numbers(one)
+    means = numbers[numbers["panel"].isin(["over seeds", "removed over seeds"])]
+    assert len(means) and means["y"].notna().all()
+    assert means[["low", "high"]].isna().all(axis=None) and (means["n"] == 1).all()
+    style.close(fig8.draw(numbers, fig8.caption(one, "demo")))
 
 
 def test_kis_numbers():
-    drawn_from, numbers = tables("kis"), kis.numbers(tables("kis"))
+    drawn_from, numbers = drawn(kis)
     assert set(numbers.query("panel == 'b'")["series"]) == set(drawn_from["rules"]["rule"])
     assert list(numbers.query("panel == 'c'")["series"].unique()) == [
         "as in Fig. 8",
@@ -147,11 +255,12 @@ def test_kis_numbers():
 @pytest.mark.parametrize("module", [fig8, kis], ids=["fig8", "kis"])
 def test_files_and_texts(module, tmp_path):
     name = module.__name__.rsplit(".", 1)[1]
-    pdf = save(module, name, tables(name), "demo", tmp_path)
+    drawn_from, numbers = drawn(module)
+    pdf = save(module, name, drawn_from, "demo", tmp_path)
     data = pdf.read_bytes()
     assert len(data) < 2 * 2**20 and b"/Type3" not in data
-    pd.testing.assert_frame_equal(pd.read_csv(pdf.with_suffix(".csv")), module.numbers(tables(name)), check_dtype=False)
-    figure = module.draw(module.numbers(tables(name)), module.caption(tables(name), "demo"))
+    pd.testing.assert_frame_equal(pd.read_csv(pdf.with_suffix(".csv")), numbers, check_dtype=False)
+    figure = module.draw(numbers, module.caption(drawn_from, "demo"))
     check_texts(figure)
     assert abs(figure.get_size_inches()[0] - style.DOUBLE) < 0.01
     style.close(figure)
@@ -176,8 +285,7 @@ def test_all_right_or_all_equal_leaves_no_auroc():
 @pytest.mark.parametrize("module", [fig8, kis], ids=["fig8", "kis"])
 def test_ends_of_intervals_may_lie_on_the_wrong_side_by_rounding(module):
     """A score that orders all pairs right has AUROC 1 in every sample, and percentiles of 1 may end below it."""
-    name = module.__name__.rsplit(".", 1)[1]
-    numbers = module.numbers(tables(name))
+    numbers = drawn(module)[1].copy()
     ends = numbers["what"] == "auroc"
     numbers.loc[ends, ["y", "low", "high"]] = [1.0, 1 + 2e-16, 1 - 1e-16]
     style.close(module.draw(numbers, "text"))
@@ -221,19 +329,19 @@ def test_fig8_from_nothing(run, tmp_path):
         *tiny.OWN,
         "model.resize=32",
         "model.crop=32",
-        "model.call=tests.test_fig8:network",
+        "model.call=tests.test_fig8:small_network",
         "data=digits",
         *small,
     )
     assert ended.code == 0, ended.err
     trained = sorted((tmp_path / "outputs" / "results" / "train").glob("*/table.parquet"))
-    assert len(trained) == 3 and set(pd.read_csv(ended.made[0])["panel"]) == {
+    assert len(trained) == 4 and set(pd.read_csv(ended.made[0])["panel"]) == {
         "main",
         "imagenet",
-    }  # too few for an AUROC of the others
+    }  # too few for an AUROC of the networks
     config = yaml.safe_load((trained[0].parent / "config.yaml").read_text())
     assert (
-        config["model"]["call"] == "tests.test_fig8:network"
+        config["model"]["call"] == "tests.test_fig8:small_network"
         and config["data"]["training"] == 1600
         and config["data"]["limit"] is None
     )
@@ -242,7 +350,7 @@ def test_fig8_from_nothing(run, tmp_path):
     }  # keeps its network
 
 
-def network():
+def small_network():
     from torch import nn
 
     return nn.Sequential(

@@ -1,5 +1,7 @@
 """Layers of overrides: root < profile < figure < user, and what goes when the user chooses another option."""
 
+import re
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -82,3 +84,13 @@ def test_a_training_is_named_in_words(sweeps):
     (main,) = sweeps("fig8")["main"]
     assert main.weights.value.training.startswith("data=digits train.seed=100 train.sizes=[32] train.epochs=[30]")
     assert "train.flip=false" in main.weights.value.training and main.weights.value.cell.data.value.training == 100
+
+
+@pytest.mark.parametrize("profile, networks", [("demo", 4), ("paper", 5)])
+def test_networks_of_other_seeds_differ_in_nothing_else(sweeps, profile, networks):
+    """And main's is one of them, trained and measured once."""
+    found = sweeps("fig8", profile=profile)
+    trainings = {re.sub(r"train\.seed=\d+", "", cell.weights.value.training) for cell in found["seeds"]}
+    assert len(trainings) == 1 and len({cell.key for cell in found["seeds"]}) == networks
+    assert found["main"][0].key in {cell.key for cell in found["seeds"]}
+    assert len(found["removed"]) == 9 and len(found["seeds_removed"]) == 9 * networks

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.measures.intervals import crossed_interval, crossed_table
+from pipeline.measures.intervals import crossed_interval, crossed_table, t_interval
 from pipeline.measures.maps import BANDS, alignment, band_alignment, naive_alignment
 from pipeline.measures.weights import isotropy
 
@@ -58,6 +58,16 @@ def test_isotropy_of_sphere_and_cube():
     sphere, cube = torch.randn(20000, 50), torch.rand(20000, 50) * 2 - 1
     assert abs(isotropy(sphere)) < 0.02
     assert isotropy(cube) < -0.3
+
+
+def test_t_interval():
+    """By hand: t of two degrees of freedom is 4.302653; and it covers in 95 of 100 samples of five."""
+    half = 4.302653 / 3**0.5
+    np.testing.assert_allclose(t_interval([1.0, 2.0, 3.0]), [2, 2 - half, 2 + half], rtol=1e-6)
+    mean, low, high = t_interval([0.3])
+    assert mean == 0.3 and np.isnan([low, high]).all()
+    drawn = [t_interval(sample) for sample in np.random.default_rng(0).normal(1, 2, (4000, 5))]
+    assert abs(np.mean([low < 1 < high for _, low, high in drawn]) - 0.95) < 0.01
 
 
 def test_crossed_interval_covers():

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from pipeline.figures import captions, style
+from pipeline.measures.intervals import t_interval
 from pipeline.measures.scores import (
     LOW,
     bins_of,
@@ -85,36 +86,70 @@ def aurocs(
     wide = table.pivot(index="image", columns="input", values=measure).loc[about.index, inputs]
     scores = wide.to_numpy(dtype=float).T
     there = ~np.isnan(scores)
-    if any(min((right & t).sum(), (~right & t).sum()) < LEAST for t in there):
+    if not all(enough(right, t) for t in there):
         return []
 
-    def row(name: str, what: str, score: np.ndarray, stratum: np.ndarray | None = None, less: Any = None) -> list:
-        both = score[None] if less is None else np.where(np.isnan(score) | np.isnan(less), NAN, [score, less])
-        value = [weighted_aurocs(one, right, np.ones((1, len(right))), stratum)[0] for one in both]
-        drawn = resampled_aurocs(both, right, stratum, DRAWS) if intervals else np.full((1, len(both)), NAN)
-        if less is not None:
-            value, drawn = [value[0] - value[1]], drawn[:, :1] - drawn[:, 1:]
-        n = int((~np.isnan(both[0])).sum())
-        return [panel, series, name, measure, what, NAN, float(value[0]), *percentile_interval(drawn[:, 0]), n]
+    def row(name: str, what: str, score: np.ndarray, **given: np.ndarray) -> list:
+        return [panel, series, name, measure, what, NAN, *compared(score, right, intervals, **given)]
 
     rows = [row(name, "auroc", score) for name, score in zip(inputs, scores, strict=True)]
     if more:
         for name, score, t in zip(inputs, scores, there, strict=True):
             stratum = np.zeros(len(score), dtype=int)
             stratum[t] = bins_of(margin[t])
-            rows.append(row(name, "auroc within margin", score, stratum))
+            rows.append(row(name, "auroc within margin", score, stratum=stratum))
         others = zip(inputs[1:], scores[1:], strict=True)
         rows += [row(name, "first - this", scores[0], less=score) for name, score in others]
     return rows
 
 
+def enough(right: np.ndarray, there: np.ndarray) -> bool:
+    """Whether an AUROC of the images that are there can be told."""
+    return min((right & there).sum(), (~right & there).sum()) >= LEAST
+
+
+def compared(
+    score: np.ndarray,
+    right: np.ndarray,
+    intervals: bool = True,
+    stratum: np.ndarray | None = None,
+    less: np.ndarray | None = None,
+) -> list:
+    """[AUROC of the score, the ends of its bootstrap interval, number of images]; with `less`, how far it is above that
+    one's AUROC, paired: over the images where both are there."""
+    both = score[None] if less is None else np.where(np.isnan(score) | np.isnan(less), NAN, [score, less])
+    value = [weighted_aurocs(one, right, np.ones((1, len(right))), stratum)[0] for one in both]
+    drawn = resampled_aurocs(both, right, stratum, DRAWS) if intervals else np.full((1, len(both)), NAN)
+    if less is not None:
+        value, drawn = [value[0] - value[1]], drawn[:, :1] - drawn[:, 1:]
+    return [float(value[0]), *percentile_interval(drawn[:, 0]), int((~np.isnan(both[0])).sum())]
+
+
+def above(first: pd.DataFrame, other: pd.DataFrame, measure: str, intervals: bool = True) -> list[list]:
+    """How far the AUROC of one table's S is above another's, paired by image, as compared(): one row, or none where
+    they share too few images. Each table has one row per image."""
+    shared = first.dropna(subset="correct").merge(other, on="image", suffixes=("", " of other"))
+    right = shared["correct"].to_numpy(dtype=bool)
+    score, less = (shared[name].to_numpy(dtype=float) for name in (measure, f"{measure} of other"))
+    return [compared(score, right, intervals, less=less)] if enough(right, ~np.isnan(score + less)) else []
+
+
+def over_networks(panel: str, rows: Sequence[Sequence]) -> list[list]:
+    """The mean over networks of what `rows` say of each, with its 95 % t interval; n: how many networks."""
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    groups = table.groupby(["input", "measure", "what", "x"], sort=False, dropna=False)
+    return [[panel, "mean", *key[:3], key[3], *t_interval(part["y"]), len(part)] for key, part in groups]
+
+
 # ---- what captions say -----------------------------------------------------------------------------------------------
 
 
-def networks(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """A table per network: of one width, and trained in one way or read from one file."""
-    known = [column for column in ("model", "model.width", "weights.training", "weights.path") if column in table]
-    return [part for _, part in table.groupby(known, dropna=False)]
+def networks(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """A table per network: of one width and seed, and trained in one way or read from one file; by what tells them
+    apart."""
+    named = ("model", "model.width", "weights.training", "weights.path", "seed")
+    known = [column for column in named if column in table]
+    return {str(key): part for key, part in table.groupby(known, dropna=False)}
 
 
 def network_text(table: pd.DataFrame, brief: bool = False) -> str:

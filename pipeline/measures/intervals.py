@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import t
 
 
 def crossed_interval(
@@ -27,6 +28,16 @@ def crossed_interval(
         tail = (1 - level) / 2 * 100
         low, high = np.nanpercentile(total / count, [tail, 100 - tail], axis=0)
         return np.where(present, values, 0).sum((0, 1)) / present.sum((0, 1)), low, high
+
+
+def t_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
+    """Mean of independent values and the ends of its t interval, NaN where there is one value only."""
+    found = np.asarray(values, dtype=float)
+    mean, n = float(found.mean()), len(found)
+    if n < 2:
+        return mean, float("nan"), float("nan")
+    half = float(t.ppf((1 + level) / 2, n - 1) * found.std(ddof=1) / np.sqrt(n))
+    return mean, mean - half, mean + half
 
 
 def crossed_table(frame, value: str, by: Sequence[str] = ("n",)) -> np.ndarray:

@@ -28,7 +28,7 @@ class Profile:
     changed, theory_seeds); depths: numbers of top layers that are changed; removal_inputs: share of a linear layer's
     inputs that removal keeps; pictures: overrides where maps are looked at, for `random`, `trained`, `law` (a law on
     trained weights) and `failures`; picture_depths: the depths there; kis: overrides of the networks and data of
-    Fig. 8, `main`, `others` (trained with other seeds) and `imagenet`."""
+    Fig. 8, `main`, `seeds` (of one recipe, each of another training seed) and `imagenet`."""
 
     trained: dict[str, Any]
     base: str
