@@ -1,0 +1,122 @@
+"""Fig. 9 as numbers: S (20) of clean and triggered images, network by network; and whether an attack is one."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+
+from pipeline.figures import scores, style
+from pipeline.measures.scores import bootstrap, highest, percentile_interval, resamples, weighted_aurocs
+
+ATTACKS = {"badnet": "BadNet", "dynamic": "Dynamic", "inputaware": "InputAware", "wanet": "WaNet"}
+PAIRS = (("badnet", "dynamic"), ("inputaware", "wanet"))  # the paper: their peaks are on the right, on the left
+GATES = {"badnet": 0.99, "dynamic": 0.99, "inputaware": 0.97, "wanet": 0.97}  # least success
+COST = 0.015  # most accuracy that an attack may cost
+PANELS = {"own": "s_own", "fixed": "s_fixed", "clean network": "s_own"}
+DRAWS = 200  # of the bootstraps over images
+COLUMNS = ["panel", "attack", "network", "sample", "input", "measure", "what", "x", "y", "low", "high", "n"]
+NAN = float("nan")
+
+
+def pairs(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, int, pd.DataFrame, pd.DataFrame]]:
+    """(attack, number of the network, its table, that of the clean network on the same triggers)"""
+    for attack in ATTACKS:
+        own, clean = (style.where(tables[sweep], **{"attack.name": attack}) for sweep in ("attacked", "clean"))
+        by_network = dict(iter(own.groupby(known(own, "weights"), sort=True)))
+        by_triggers = dict(iter(clean.groupby(known(clean, "attack"), sort=True)))
+        for number, (name, table) in enumerate(by_network.items(), start=1):
+            yield attack, number, table, by_triggers.get(name, clean.iloc[:0])
+
+
+def known(table: pd.DataFrame, group: str) -> pd.Series:
+    """What names a network: the file of its weights, or how it was trained."""
+    named = [table[column] for column in (f"{group}.path", f"{group}.training") if column in table]
+    found = pd.concat(named, axis=1).astype(object) if named else pd.DataFrame({"": ""}, index=table.index)
+    return found.bfill(axis=1).iloc[:, 0].fillna("").astype(str)
+
+
+def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """A row per number. panel: own, fixed, clean network (S of the attribution), measures, table, pictures; attack;
+    network: 1, 2, ...; sample; input: what is given in R's place; measure: s_own or s_fixed; what: density at x, V, dip
+    p, peak, kept, probability, S where kept, accuracy ..., auroc; y with its 95 % interval; n: images."""
+    rows: list[list] = []
+    for attack, number, own, clean in pairs(tables):
+        at = [attack, number]
+        rows += [["measures", *at, "", "", "", *row] for row in measures(own, clean)]
+        own, clean = (style.where(table, input="attribution") for table in (own, clean))
+        for panel, table in (("own", own), ("fixed", own), ("clean network", clean)):
+            for sample, part in parted(table).items():
+                rows += panel_rows([panel, *at, sample, "attribution", PANELS[panel]], part)
+    rows += [["table", "", 0, "triggered", *row] for row in split(tables["attacked"])]
+    shown = tables["examples"].drop_duplicates(["attack.name", "image"])
+    for row in shown.to_dict("records"):
+        rows.append(["pictures", row["attack.name"], 1, row["image"], "", "", "picture", NAN, NAN, NAN, NAN, 1])
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def parted(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    triggered = style.where(table, sample="triggered")
+    others = triggered[triggered["label"] != triggered["goal"]]
+    return {"clean": style.where(table, sample="clean"), "triggered": triggered, "triggered, other classes": others}
+
+
+def measures(own: pd.DataFrame, clean: pd.DataFrame) -> list[list]:
+    """Rows [what, x, y, low, high, n]: accuracy, that of the clean network, success on images not of the trigger's
+    class, and on all."""
+    found = []
+    once = [style.where(table, input=table["input"].iloc[0]) if len(table) else table for table in (own, clean)]
+    for name, table in zip(("accuracy", "accuracy of the clean network"), once, strict=True):
+        part = style.where(table, sample="clean")
+        found.append([name, (part["label"] == part["decision"])])
+    for name, what in (("success", "triggered, other classes"), ("success on all", "triggered")):
+        part = parted(once[0])[what]
+        found.append([name, part["decision"] == part["goal"]])
+    return [[name, NAN, float(hits.mean()) if len(hits) else NAN, NAN, NAN, len(hits)] for name, hits in found]
+
+
+def panel_rows(labels: list, part: pd.DataFrame) -> list[list]:
+    """The density of S, its peaks, and what R~ keeps."""
+    values = part[labels[-1]].dropna().to_numpy()
+    rows = [[*labels, "density", *row[-5:]] for row in scores.curve(["", "", "", "", ""], values)]
+    if labels[3] == "triggered, other classes" or len(values) < scores.LEAST:
+        return rows
+    rows += [[*labels, *row[-6:]] for row in scores.peaks(["", "", "", ""], values)]
+    rows.append([*labels, "highest peak", NAN, highest(values), *bootstrap(highest, values, draws=DRAWS), len(values)])
+    stays = part["decision_star"] == part["decision"]
+    for what, found in (
+        ("kept", stays.astype(float)),
+        ("probability", part["probability_star"]),
+        ("S where kept", part.loc[stays, labels[-1]]),
+    ):
+        value = found.mean() if what == "kept" else found.median()
+        rows.append([*labels, what, NAN, float(value), NAN, NAN, int(found.notna().sum())])
+    return rows
+
+
+def split(table: pd.DataFrame) -> list[list]:
+    """AUROC of S of triggered images for the first pair of attacks against the second, rows [input, measure, what, x, y,
+    low, high, n]; nothing unless both are there."""
+    triggered = table[(table["sample"] == "triggered") & table["attack.name"].isin([*PAIRS[0], *PAIRS[1]])]
+    rows = []
+    for name, part in triggered.groupby("input", sort=False):
+        first = part["attack.name"].isin(PAIRS[0]).to_numpy()
+        if not first.any() or first.all():
+            continue
+        image = part["image"].astype("category").cat.codes.to_numpy()
+        drawn = resamples(image.max() + 1, DRAWS, 0)[:, image]  # an image is drawn for all networks at once
+        for measure in scores.MEASURES:
+            score = part[measure].to_numpy(dtype=float)
+            value = weighted_aurocs(score, first, np.ones((1, len(score))))[0]
+            ends = percentile_interval(weighted_aurocs(score, first, drawn))
+            rows.append([name, measure, "auroc", NAN, float(value), *ends, int((~np.isnan(score)).sum())])
+    return rows
+
+
+def gate(attack: str, y: pd.Series) -> str:
+    """Why a network misses the gate, "" if it passes."""
+    why = []
+    if not y["success"] >= GATES[attack]:
+        why.append(f"success < {GATES[attack]:.2f}")
+    if not y["accuracy"] >= y["accuracy of the clean network"] - COST:
+        why.append(f"accuracy down by > {COST:.3f}")
+    return ", ".join(why)
