@@ -10,7 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 from pipeline.attacks.files import state_of
-from pipeline.attacks.interface import Clean, NoAttack, Settings, Site
+from pipeline.attacks.interface import Clean, Settings, Site
 from pipeline.errors import UserError
 from pipeline.experiments.interface import Result
 from pipeline.images.sets import Selection
@@ -60,7 +60,8 @@ def run(
             f"the data have the label {most}, but the model has the classes 0 to {classes - 1}; give it as many as the "
             "data have"
         )
-    site = Site(tuple(train.images.shape[1:]), len(train.labels), classes)
+    channels, height, width = train.images.shape[1:]
+    site = Site((channels, height, width), len(train.labels), classes)
     planted = attack.build(site, derived_seed(options.seed, 5))
     module, rows = training.train(build, train, test, options, planted, work / "state.pt", progress)
     module, planted = module.cpu(), planted.cpu()
@@ -68,7 +69,7 @@ def run(
     folded = {k: v.half() if v.is_floating_point() else v for k, v in network.module.state_dict().items()}
     tensors = {"model": module.state_dict(), "folded": folded}
     heads = {}
-    if not isinstance(planted, NoAttack):
+    if isinstance(attack, Settings):
         tensors["attack"], heads["attack"] = state_of(planted, attack, site)
         planted.load_state_dict(tensors["attack"])
     network.module.load_state_dict(folded)  # measured in the precision that is kept

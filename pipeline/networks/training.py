@@ -124,8 +124,8 @@ def measured(
     model.eval()
     order = torch.randperm(len(data.labels), generator=keyed(0))  # neighbours are often of one class
     other = torch.empty_like(order).scatter(0, order, order.roll(1))  # for each image another one
-    counts = dict.fromkeys(METRICS, 0)
-    totals = dict.fromkeys(METRICS, 0)
+    counts: dict[str, int] = dict.fromkeys(METRICS, 0)
+    totals = counts.copy()
 
     def decisions(pixels: Tensor) -> Tensor:
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=bf16):
@@ -265,7 +265,8 @@ def train(
         now = time.monotonic()
         if step >= 0 and (step + 1) % per_epoch == 0:
             due = (epoch + 1) % options.test_every == 0 or step + 1 == steps
-            found = measured(model, test, options.bf16, attack) if due else dict.fromkeys(METRICS, math.nan)
+            nothing: dict[str, float] = dict.fromkeys(METRICS, math.nan)
+            found = measured(model, test, options.bf16, attack) if due else nothing
             seconds += time.monotonic() - tick
             rate = optimizer.param_groups[0]["lr"]
             rows.append({"epoch": epoch + 1, "loss": loss_sum / per_epoch, **found, "lr": rate, "seconds": seconds})
