@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.attacks.interface import Attack, Poisoned, Settings, Site, check_patch, part_of
+from pipeline.errors import UserError
 from pipeline.seeds import derived_seed, keyed
 
 NOISE, HIDDEN = 100, 64  # widths of the generator's input and of each half of its first layer
@@ -42,6 +43,8 @@ class Dynamic(Settings):
     def build(self, site: Site, seed: int) -> "DynamicAttack":
         self.check(site)
         check_patch(self.patch, site.shape)
+        if self.places > (there := (site.shape[1] - self.patch + 1) * (site.shape[2] - self.patch + 1)):
+            raise UserError(f"attack.places={self.places} is more than the {there} places that a patch has; lower it")
         return DynamicAttack(self, site, seed)
 
 

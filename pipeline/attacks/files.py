@@ -61,6 +61,8 @@ def read_attack(file: Path, name: str | None = None) -> Known:
         settings = kind(**{k: enums[k](v) if k in enums else v for k, v in head["settings"].items()})
         attack = settings.build(site, 0)
         attack.load_state_dict(state)
+        if broken := [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
+            raise ValueError(f"{broken[0]} is not finite")
     except (SafetensorError, AttributeError, KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
         raise UserError(f"{file} holds no attack's state ({first_line(error)}); {HOW}") from None
     if name is not None and head["name"] != name:

@@ -39,10 +39,10 @@ class InputAware(Settings):
 
     def build(self, site: Site, seed: int) -> "InputAwareAttack":
         self.check(site)
-        if any(side % 8 for side in site.shape[1:]):
+        if any(side % 8 or side < 16 for side in site.shape[1:]):
             raise UserError(
                 f"attack=inputaware halves the images three times, and theirs are {site.shape[1]} x {site.shape[2]} "
-                "pixels; choose data of a multiple of 8"
+                "pixels; choose data of a multiple of 8, from 16"
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, 1))

@@ -93,7 +93,7 @@ def run(
                 )
     return [
         Result(
-            pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS),
+            pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS) if parts else pd.DataFrame(columns=COLUMNS),
             {"pictures": {name: torch.cat(several).cpu() for name, several in kept.items()}} if kept["clean"] else {},
         )
         for parts, kept in zip(tables, pictures, strict=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.figures import captions, scores, style, triggered
 from pipeline.figures import maps as pictures
 from pipeline.figures.style import Look
-from pipeline.figures.triggered import ATTACKS, gate, known, pairs
+from pipeline.figures.triggered import ATTACKS, COST, GATES, gate, known, pairs
 
 numbers = triggered.numbers
 
@@ -39,7 +39,8 @@ bootstrap over images. First row: starred weights of the new decision (the lette
 wherever the decision changes; second: of the decision k; third: a clean network of the same seed and recipe on the
 same triggered images. Table: AUROC of S of triggered images for BadNet and Dynamic against InputAware and WaNet, with
 the attribution or something else in R's place, 95 % bootstrap over images, networks pooled: where its lines agree, the
-attribution is not what tells the attacks apart. {few} Missing S: {missing}.
+attribution is not what tells the attacks apart. Gate: success of at least {gates}, accuracy at most {cost} below the
+clean network's. {few} Missing S: {missing}.
 """
 
 
@@ -69,6 +70,8 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
         network=scores.network_text(style.where(own, sample="clean")).split(",")[0]
         + f", {own['image'].nunique():,} images of {own['data'].iloc[0]}, each clean and triggered",
         names="; ".join(named),
+        gates=", ".join(f"{least} ({ATTACKS[attack]})" for attack, least in GATES.items()),
+        cost=COST,
         few=f"Fewer than three networks, so only of these models: {', '.join(few)}." if few else "",
         missing=scores.missing_text(own),
     )
@@ -91,8 +94,9 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, Sequence[tuple[Any
         shown = [tensors["pictures"] for about, tensors in maps["examples"] if about["attack.name"] == attack]
         lines = tiles(shown[0]) if shown else []
         pictures.draw_tiles(figure, lines, (left, 0.865, left + 0.94 * width, 0.965), size=5.5)
-        title = f"({'abcd'[i]}) {ATTACKS[attack]}"
-        figure.text(left, 0.982, title, fontsize=8, va="center")
+        figure.text(left, 0.982, f"({'abcd'[i]}) {ATTACKS[attack]}", fontsize=8, va="center")
+        missed = misses(style.where(numbers, panel="measures", attack=attack))
+        figure.text(left + 0.94 * width, 0.982, missed, fontsize=5.6, va="center", ha="right", color="#BB5566")
     sides = {"left": 0.06, "right": 0.985 - 0.06 * width, "top": 0.80, "bottom": 0.34}
     grid = figure.add_gridspec(3, len(attacks), **sides, hspace=0.75, wspace=0.08)
     curves = numbers[numbers["what"] == "density"]
@@ -105,7 +109,7 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, Sequence[tuple[Any
             ax.set(xlim=(low, 1.05), xlabel="S" if row == 2 else "")
             if column == 0:
                 ax.set_ylabel(label, fontsize=6.5)
-    style.legend(figure, SAMPLES.values(), (0.5, 0.31), ncols=3)
+    style.legend(figure, SAMPLES.values(), (0.5, 0.308), ncols=3)
     draw_table(figure, style.where(numbers, panel="table"))
     draw_measures(figure, style.where(numbers, panel="measures"), attacks)
     style.caption(figure, text)
@@ -116,13 +120,13 @@ def tiles(tensors: Mapping[str, Tensor]) -> list[list[pictures.Tile]]:
     """A line per image: clean, triggered, what changed, attribution."""
     found = []
     shown = (tensors[name][:SHOWN] for name in ("clean", "triggered", "attribution"))
-    for y, (clean, triggered, r) in enumerate(zip(*shown, strict=True)):
-        change = triggered - clean
+    for y, (clean, stamped, r) in enumerate(zip(*shown, strict=True)):
+        change = stamped - clean
         span = float(change.abs().max()) or 1.0
         words = ("clean", "triggered", "change", "R") if y == 0 else ("",) * 4
         made = [
             as_picture(clean),
-            as_picture(triggered),
+            as_picture(stamped),
             as_picture(change / (2 * span) + 0.5),
             pictures.image_like(r),
         ]
@@ -164,7 +168,7 @@ def draw_panel(ax: Axes, part: pd.DataFrame) -> None:
 
 def draw_table(figure: Figure, part: pd.DataFrame) -> None:
     """AUROCs of the two pairs of attacks."""
-    ax = figure.add_axes((0.06, 0.165, 0.40, 0.12))
+    ax = figure.add_axes((0.06, 0.14, 0.40, 0.125))
     ax.axis("off")
     head = ["in R's place", r"AUROC, row of $k^*$", r"row of $k$"]
     body = []
@@ -176,9 +180,9 @@ def draw_table(figure: Figure, part: pd.DataFrame) -> None:
 
 def draw_measures(figure: Figure, part: pd.DataFrame, attacks: Sequence[str]) -> None:
     """Accuracy and success of each network, and whether it passes the gate."""
-    ax = figure.add_axes((0.50, 0.165, 0.485, 0.12))
+    ax = figure.add_axes((0.50, 0.14, 0.485, 0.125))
     ax.axis("off")
-    lines = [["network", "accuracy (clean one's)", "success (on all)", "gate"]]
+    lines = [["network", "accuracy (clean)", "success (on all)", "gate"]]
     for (attack, number), rows in part.groupby(["attack", "network"], sort=False):
         y = rows.set_index("what")["y"]
         lines.append(
@@ -186,10 +190,17 @@ def draw_measures(figure: Figure, part: pd.DataFrame, attacks: Sequence[str]) ->
                 f"{ATTACKS[attack]} {number}",
                 f"{y['accuracy']:.3f} ({y['accuracy of the clean network']:.3f})",
                 f"{y['success']:.3f} ({y['success on all']:.3f})",
-                gate(attack, y) or "passes",
+                f"misses: {missed}" if (missed := gate(attack, y)) else "passes",
             ]
         )
-    write(ax, lines, (0, 0.19, 0.46, 0.68))
+    write(ax, lines, (0, 0.21, 0.47, 0.74))
+
+
+def misses(part: pd.DataFrame) -> str:
+    """Which networks of one attack miss the gate."""
+    attack = part["attack"].iloc[0]
+    found = [str(n) for n, rows in part.groupby("network") if gate(attack, rows.set_index("what")["y"])]
+    return f"network {', '.join(found)} misses the gate" if found else ""
 
 
 def write(ax: Axes, lines: Sequence[Sequence[str]], at: Sequence[float]) -> None:

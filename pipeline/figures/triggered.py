@@ -94,7 +94,7 @@ def panel_rows(labels: list, part: pd.DataFrame) -> list[list]:
 
 
 def split(table: pd.DataFrame) -> list[list]:
-    """AUROC of S of triggered images for the first pair of attacks against the second, rows [input, measure, what, x, y,
+    """AUROC of S of triggered images for the first pair of attacks against the second, [input, measure, what, x, y,
     low, high, n]; nothing unless both are there."""
     triggered = table[(table["sample"] == "triggered") & table["attack.name"].isin([*PAIRS[0], *PAIRS[1]])]
     rows = []
@@ -113,10 +113,10 @@ def split(table: pd.DataFrame) -> list[list]:
 
 
 def gate(attack: str, y: pd.Series) -> str:
-    """Why a network misses the gate, "" if it passes."""
+    """Which of its gates a network misses, "" if it passes both."""
     why = []
     if not y["success"] >= GATES[attack]:
-        why.append(f"success < {GATES[attack]:.2f}")
+        why.append("success")
     if not y["accuracy"] >= y["accuracy of the clean network"] - COST:
-        why.append(f"accuracy down by > {COST:.3f}")
+        why.append("accuracy")
     return ", ".join(why)

@@ -105,7 +105,9 @@ def with_file(cell: Cell, context: Context) -> Cell:
 def trained_for(cell: Cell) -> list[TrainedBy]:
     """What other cells train for it."""
     found = [cell.weights.value] if isinstance(cell.weights.value, TrainedBy) else []
-    return found + ([cell.attack.value.by] if isinstance(cell.attack.value, PlantedBy) else [])
+    return found + (
+        [cell.attack.value.by] if isinstance(cell.attack.value, PlantedBy) and "planted" in cell.spec.needs else []
+    )
 
 
 def current(cell: Cell, context: Context) -> bool:
