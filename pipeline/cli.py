@@ -149,7 +149,7 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra takes it: rectgrad.quantile=0.8 concerns that option alone, wherever it is used, and
     goes to `scoped`; a figure has the profile demo unless another one is named."""
     names = "|".join(name for group in GROUPS for name in options_of(group))
-    found = [re.sub(rf"^({names})\.([\w.]+=.*)$", r"+scoped.\1.\2", argument) for argument in arguments]
+    found = [re.sub(rf"^({names})\.([\w.]+=.*)$", r"++scoped.\1.\2", argument) for argument in arguments]
     given = {argument.split("=", 1)[0] for argument in arguments}
     return [*found, "profile=demo"] if "figure" in given and "profile" not in given else found
 
