@@ -27,7 +27,21 @@ from pipeline.files import save_atomically
 
 FIGURES: dict[str, ModuleType] = {
     name: import_module(f"pipeline.figures.{name}")
-    for name in ("attribute", "fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "kis", "table1", "theory")
+    for name in (
+        "attribute",
+        "backdoors",
+        "fig1",
+        "fig2",
+        "fig3",
+        "fig4",
+        "fig5",
+        "fig6",
+        "fig7",
+        "fig8",
+        "kis",
+        "table1",
+        "theory",
+    )
 }
 
 

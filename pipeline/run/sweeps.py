@@ -29,8 +29,8 @@ class Profile:
     inputs that removal keeps; pictures: overrides where maps are looked at, for `random`, `trained`, `law` (a law on
     trained weights) and `failures`; picture_depths: the depths there; kis: overrides of the networks and data of
     Fig. 8, `main`, `others` (trained with other seeds) and `imagenet`; backdoors: those of Fig. 9 and its controls,
-    lists: `attacked` networks, the `clean` ones of the same seeds with the same triggers, in the same order, and
-    `variants` of BadNet."""
+    lists: `attacked` networks, the `clean` ones of the same seeds with the same triggers, in the same order, `crossed`,
+    the attacked ones whose attack has images that only look triggered, and `variants` of BadNet."""
 
     trained: dict[str, Any]
     base: str
@@ -49,7 +49,8 @@ class Profile:
 @dataclass(frozen=True)
 class Sweeps:
     """A figure's cells: sweeps by name, each a rectangular product of settings; `with`: more of them, lent by the
-    profile, or several products, in a list; `keeps`: groups (model, data, ...) whose choice here stays, whatever the user chooses for the figure."""
+    profile, or several products, in a list; `keeps`: groups (model, data, ...) whose choice here stays, whatever the
+    user chooses for the figure."""
 
     sweeps: dict[str, dict[str, Any]]
 
