@@ -1,20 +1,21 @@
 """Tables of backdoored and clean networks: which network, whose triggers, which images count, what they tell."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from pipeline.figures import scores, style
 from pipeline.figures.scores import DRAWS, LEAST, NAN
 from pipeline.measures.scores import AT_ONCE, percentile_interval, resamples
 
 ATTACKS = {"badnet": "BadNet", "dynamic": "Dynamic", "inputaware": "InputAware", "wanet": "WaNet"}
-WHOSE = (
-    "attack.path",
-    "attack.training",
-    "weights.path",
-    "weights.training",
-)  # the first that is there has the trigger
+# The first of them that is there is the network that was trained with the trigger.
+WHOSE = ("attack.path", "attack.training", "weights.path", "weights.training")
+TUNED = "fine-tuned"
+VARIANTS = ("1 px", "2 px", "3 px", "5 px")
 
 Reading = Callable[[pd.DataFrame], float]
 
@@ -66,6 +67,11 @@ def success(table: pd.DataFrame) -> float:
 
 def median(measure: str) -> Reading:
     return lambda table: float(table[measure].median())
+
+
+S: dict[str, Reading] = {measure: median(measure) for measure in scores.MEASURES}
+KEPT: dict[str, Reading] = {"kept": kept, **S}
+SUCCESS: dict[str, Reading] = {"success": success}
 
 
 def by_network(
@@ -134,5 +140,46 @@ def lit(panel: str, pairs: pd.DataFrame) -> list[list]:
                 alone = mean_interval(labels, f"difference network {network}", one["difference"])
                 rows.append([*alone[:7], NAN, NAN, alone[-1]])
         chance = float(part["share"].mean()) if measure == "energy" else 0.0
-        rows.append([panel, attack, "", measure, "chance", NAN, chance, NAN, NAN, part["image"].nunique()])
+        rows.append([panel, attack, "any", measure, "chance", NAN, chance, NAN, NAN, part["image"].nunique()])
+    return rows
+
+
+# ---- panels of their own ---------------------------------------------------------------------------------------------
+
+
+def variant_rows(table: pd.DataFrame) -> list[list]:
+    """(d): of each kind of BadNet the density of S or, of few images, S itself; peaks; shares."""
+    rows: list[list] = []
+    names = pd.Series([variant(network) for network in whose(table)], index=table.index, dtype=object)
+    for name in style.ordered(names, (*VARIANTS, TUNED)):
+        part = table[names == name]
+        labels, values = ["d", name, "attribution", "s_own"], part["s_own"].dropna().to_numpy()
+        single = [[*labels, "image", x, NAN, NAN, NAN, len(values)] for x in values]
+        rows += scores.curve([*labels, "density"], values) or single
+        rows += scores.peaks(labels, values)
+        for measure, reading in (KEPT | SUCCESS).items():
+            rows.append([*labels[:3], measure, "mean", NAN, reading(part), NAN, NAN, len(part)])
+    return rows
+
+
+def variant(network: str) -> str:
+    """What tells a BadNet apart, from the words of its training or the name of its file: the side of its patch, or that
+    it was a clean network first; else these words."""
+    if "train.start=" in network or "badnettuned" in network:
+        return TUNED
+    side = re.search(r"badnet\.patch=(\d+)", network) or re.search(r"badnet(\d+)px", network)
+    if side:
+        return f"{side[1]} px"
+    return "3 px" if re.search(r"(^|/)badnet_|attack=badnet", network) else Path(network).stem
+
+
+def fates(table: pd.DataFrame) -> list[list]:
+    """(e): median S of triggered images whose attack succeeded or failed, networks together."""
+    rows: list[list] = []
+    fate = np.where(table["decision"] == table["goal"], "succeeded", "failed")
+    for (attack, name), part in table.groupby(["attack", fate], sort=False):
+        for measure, reading in S.items():
+            there = part[part[measure].notna()]
+            ends = median_interval(there[measure].to_numpy(), there["image"])
+            rows.append(["e", attack, name, measure, "median", NAN, reading(part), *ends, len(there)])
     return rows

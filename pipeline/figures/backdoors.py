@@ -1,10 +1,8 @@
 """Controls of Fig. 9: (a) how a map becomes an image, (b) whether the trigger decides alone, (c) the trigger put on
 again, (d) variants of BadNet, (e) attacks that failed, (f) how much of each rule's map lies on the trigger."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,13 +11,10 @@ from matplotlib.figure import Figure
 
 from pipeline.figures import backdoor_tables as tabled
 from pipeline.figures import captions, scores, style
-from pipeline.figures.backdoor_tables import ATTACKS, Reading, toxic
+from pipeline.figures.backdoor_tables import ATTACKS, TUNED, VARIANTS, toxic
 from pipeline.figures.style import Look
 from pipeline.measures.scores import LOW
 
-S: dict[str, Reading] = {measure: tabled.median(measure) for measure in scores.MEASURES}
-KEPT: dict[str, Reading] = {"kept": tabled.kept, **S}
-SUCCESS: dict[str, Reading] = {"success": tabled.success}
 BLACK, BLUE, ORANGE, GREEN, GREY = "#000000", "#0077BB", "#EE7733", "#009988", "#999999"
 RESCALES = {
     "minmax": Look(BLACK, "o", "range of x (the paper's)", ""),
@@ -28,8 +23,8 @@ RESCALES = {
 }
 SAMPLES = {
     "triggered": Look(BLACK, "o", "triggered", ""),
-    "transplanted": Look(BLUE, "s", "on another image", ""),
-    "mean": Look(ORANGE, "^", "on mean colour", ""),
+    "transplanted": Look(BLUE, "s", "other image", ""),
+    "mean": Look(ORANGE, "^", "mean colour", ""),
 }
 AGAIN = {
     "attribution": Look(BLACK, "o", "triggered", ""),
@@ -41,12 +36,10 @@ FATES = {
     "succeeded": Look(BLACK, "o", "attack succeeded", ""),
     "failed": Look("#AA3377", "v", "failed", ""),
 }
-TUNED = "fine-tuned"
-VARIANTS = ("1 px", "2 px", "3 px", "5 px")
 SHADES = {name: Look(colour, "", name) for name, colour in zip(VARIANTS, ("#99DDFF", "#44AAEE", "#0066AA", "#002255"))}
 FILTER = Look("#888888", "P", r"$P\mathbf{x}$, no decision")
 TEXT = """
-Profile {profile}: {networks}; {data}; {decides_nothing}{few}(a) to (e): rule {rescale[rule]}, explained class:
+Profile {profile}: {networks}; {data}. {decides_nothing}{few}(a) to (e): rule {rescale[rule]}, explained class:
 {rescale[explained]}. Only images that are not of the goal class. Large marks in (a) to (c): mean over the networks of
 an attack, small ones: each network; in (e) networks together, 95 % bootstrap over images. S: median of (20), filled:
 starred weights of the new decision, open: of the decision k on x; drawn at {low:.0f} where it is below. Kept: the
@@ -73,13 +66,13 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     rows of several networks those of all together."""
     given = tabled.numbered({name: table for name, table in tables.items() if name != "variants"})
     part = {name: toxic(table) for name, table in given.items()}
-    rows = tabled.by_network("a", part["rescale"], "experiment.rescale", KEPT)
+    rows = tabled.by_network("a", part["rescale"], "experiment.rescale", tabled.KEPT)
     for sweep, state in (("decides", ""), ("decides_clean", "clean ")):
-        rows += tabled.by_network("b", once(part[sweep]), "sample", SUCCESS, state)
+        rows += tabled.by_network("b", once(part[sweep]), "sample", tabled.SUCCESS, state)
     for table in (part["again"], part["cross"].assign(input=part["cross"]["sample"])):
-        rows += tabled.by_network("c", table, "input", KEPT)
-    rows += variant_rows(toxic(tables["variants"]))
-    rows += fates(part["again"][part["again"]["input"] == "attribution"])
+        rows += tabled.by_network("c", table, "input", tabled.KEPT)
+    rows += tabled.variant_rows(toxic(tables["variants"]))
+    rows += tabled.fates(part["again"][part["again"]["input"] == "attribution"])
     rows += tabled.lit("f", tabled.paired(part["highlight"], part["highlight_clean"]))
     return pd.DataFrame(rows, columns=scores.COLUMNS)
 
@@ -87,43 +80,6 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def once(table: pd.DataFrame) -> pd.DataFrame:
     """A row per image and sample, whatever was put in its place: for decisions on the sample."""
     return table.drop_duplicates(["attack", "network", "sample", "image"])
-
-
-def variant_rows(table: pd.DataFrame) -> list[list]:
-    rows: list[list] = []
-    names = pd.Series([variant(whose) for whose in tabled.whose(table)], index=table.index, dtype=object)
-    for name in style.ordered(names, (*VARIANTS, TUNED)):
-        part = table[names == name]
-        labels, values = ["d", name, "attribution", "s_own"], part["s_own"].dropna().to_numpy()
-        single = [[*labels, "image", x, scores.NAN, scores.NAN, scores.NAN, len(values)] for x in values]
-        rows += scores.curve([*labels, "density"], values) or single
-        rows += scores.peaks(labels, values)
-        for measure, reading in (KEPT | SUCCESS).items():
-            rows.append([*labels[:3], measure, "mean", scores.NAN, reading(part), scores.NAN, scores.NAN, len(part)])
-    return rows
-
-
-def variant(network: str) -> str:
-    """What tells a BadNet apart, from the words of its training or the name of its file: the side of its patch, or that
-    it was a clean network first; else these words."""
-    if "train.start=" in network or "tuned" in network:
-        return TUNED
-    side = re.search(r"badnet\.patch=(\d+)", network) or re.search(r"badnet(\d+)px", network)
-    if side:
-        return f"{side[1]} px"
-    return "3 px" if re.search(r"(^|/)badnet_|attack=badnet", network) else Path(network).stem
-
-
-def fates(table: pd.DataFrame) -> list[list]:
-    """(e): median S of triggered images whose attack succeeded or failed, networks together."""
-    rows: list[list] = []
-    fate = np.where(table["decision"] == table["goal"], "succeeded", "failed")
-    for (attack, name), part in table.groupby(["attack", fate], sort=False):
-        for measure, reading in S.items():
-            there = part[part[measure].notna()]
-            ends = tabled.median_interval(there[measure].to_numpy(), there["image"])
-            rows.append(["e", attack, name, measure, "median", scores.NAN, reading(part), *ends, len(there)])
-    return rows
 
 
 # ---- caption ---------------------------------------------------------------------------------------------------------
@@ -135,7 +91,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     row, images = rescale.iloc[0], toxic(rescale).drop_duplicates(["attack", "network", "image"])
     each = images.groupby(["attack", "network"]).size()
     lit = toxic(given["highlight"]).drop_duplicates(["attack", "network", "image"])
-    kinds = [variant(whose) for whose in tabled.whose(tables["variants"]).unique()]
+    kinds = [tabled.variant(whose) for whose in tabled.whose(tables["variants"]).unique()]
     percents = rescale.loc[rescale["experiment.rescale"] == "percentile", "experiment.percent"]
     wide = f" of width {row['model.width']:.0f}" if np.isfinite(row.get("model.width", scores.NAN)) else ""
     return captions.words(
@@ -145,10 +101,10 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
         networks=", ".join(f"{n} {label(attack)}" for attack, n in counts.items())
         + f" ({row['model']}{wide}, {row['weights']})",
         data=f"{between(each)} triggered images of {row['data']} for each",
-        decides_nothing="small digits: this shows the path and decides nothing. "
+        decides_nothing="Small and few: this shows the path and decides nothing. "
         if row["data"] == "digits" or profile == "demo"
         else "",
-        few="Fewer than 3 networks of an attack: it holds for these models. " if counts.min() < 3 else "",
+        few="Fewer than 3 networks of some attack: for these models. " if counts.min() < 3 else "",
         low=LOW,
         percent=percents.iloc[0] if len(percents) else 0,
         kinds=f"{len(kinds)} networks with patches of several sizes",
@@ -174,12 +130,12 @@ def label(attack: str) -> str:
 
 def draw(numbers: pd.DataFrame, text: str) -> Figure:
     figure = style.page(8.9)
-    sides = {"left": 0.062, "right": 0.985, "top": 0.975, "bottom": 0.185}
+    sides = {"left": 0.078, "right": 0.985, "top": 0.975, "bottom": 0.185}
     grid = figure.add_gridspec(4, 1, **sides, hspace=0.62, height_ratios=(1, 1, 1, 1.15))
     part = {panel: numbers[numbers["panel"] == panel] for panel in "abcdef"}
     attacks = style.ordered(numbers.loc[numbers["panel"] != "d", "series"], ATTACKS)
     (kept, medians, alone), (again, later, fate) = (
-        [figure.add_subplot(spec) for spec in grid[row].subgridspec(1, 3, wspace=0.28)] for row in (0, 1)
+        [figure.add_subplot(spec) for spec in grid[row].subgridspec(1, 3, wspace=0.33)] for row in (0, 1)
     )
     for left, right, letter, looks, words in (
         (kept, medians, "a", RESCALES, "how a map becomes an image"),
@@ -188,10 +144,11 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
         draw_shares(left, style.where(part[letter], measure="kept"), attacks, looks)
         style.panel_title(left, letter, words, ylabel="decision kept")
         draw_scores(right, part[letter], attacks, looks)
+        style.panel_title(right, "", "the same: median S")
         style.legend(left, looks.values(), (1.13, -0.13), ncols=4, **SMALL)
     draw_shares(alone, part["b"], attacks, SAMPLES)
     style.panel_title(alone, "b", "the trigger alone", ylabel="decided for the goal")
-    style.legend(alone, [*SAMPLES.values(), Look(GREY, "o", "clean network", "")], (0.45, -0.13), ncols=4, **SMALL)
+    style.legend(alone, [*SAMPLES.values(), Look(GREY, "o", "clean", "")], (0.4, -0.13), ncols=4, **SMALL)
     draw_scores(fate, part["e"], attacks, FATES, counted=True)
     style.panel_title(fate, "e", "attacks that failed")
     style.legend(fate, FATES.values(), (0.5, -0.24), ncols=2, **SMALL)
@@ -202,12 +159,12 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     return figure
 
 
-SMALL = {"fontsize": 6, "columnspacing": 0.8, "handletextpad": 0.1, "handlelength": 1.2}
+SMALL = {"fontsize": 6, "columnspacing": 0.6, "handletextpad": 0.1, "handlelength": 1.2}
 
 
 def places(ax: Axes, attacks: Sequence[str], count: int) -> np.ndarray:
     """Attacks along x; where the marks of `count` cases lie beside each other around one of them."""
-    ax.set_xticks(range(len(attacks)), [label(attack) for attack in attacks])
+    ax.set_xticks(range(len(attacks)), [label(attack) for attack in attacks], fontsize=5.7)
     ax.set_xlim(-0.55, len(attacks) - 0.45)
     step = 0.72 / max(count, 1)
     return step * (np.arange(count) - (count - 1) / 2)
@@ -239,7 +196,7 @@ def draw_scores(
 ) -> None:
     """Medians of S; counted: of networks together, with intervals, and n below."""
     part = part.assign(**{column: part[column].clip(lower=LOW) for column in ("y", "low", "high")})
-    part = part[part["measure"].isin(scores.MEASURES)]
+    part = part.loc[part["measure"].isin(scores.MEASURES)]
     shifts = places(ax, attacks, len(looks))
     for shift, (case, look) in zip(shifts, looks.items(), strict=True):
         for side, measure, drawn in ((-0.06, "s_own", look), (0.06, "s_fixed", style.opened(look, ""))):
@@ -255,13 +212,12 @@ def draw_scores(
         scores.note(ax, -0.02, -0.2, "n", transform=ax.transAxes, fontsize=5, ha="right")
     ax.set(ylabel="S")
     style.level(ax, 0)
-    style.panel_title(ax, "", "")
 
 
 def draw_variants(ax: Axes, beside: Axes, part: pd.DataFrame) -> None:
     """Densities of S, and what each variant's say in words."""
     looks = style.looks(part["series"], {**SHADES, TUNED: Look(ORANGE, "", TUNED, "--")})
-    columns = (0.0, 0.24, 0.4, 0.54, 0.8)
+    columns = (0.0, 0.2, 0.35, 0.48, 0.7)
     beside.axis("off")
     for x, head in zip(columns, ("BadNet", "success", "kept", "peaks", "V"), strict=True):
         scores.note(beside, x + 0.06, 0.95, head, transform=beside.transAxes, fontweight="bold")
@@ -281,8 +237,9 @@ def draw_variants(ax: Axes, beside: Axes, part: pd.DataFrame) -> None:
         for x, words in zip(columns, [*said, scores.interval_text(found.loc["V"]) if "V" in found.index else ""]):
             scores.note(beside, x + 0.06, y, words, transform=beside.transAxes)
         beside.plot([0.0, 0.05], [y, y], color=look.colour, linestyle=look.line, transform=beside.transAxes)
-    tall = part[(part["what"] == "image") | (part["y"] > 0.01 * part.loc[part["what"] == "density", "y"].max())]
-    low = tall.loc[tall["what"].isin(["density", "image"]), "x"].min()
+    top = part.loc[part["what"] == "density", "y"].max()
+    seen = part["what"].eq("image") | part["what"].eq("density") & (part["y"] > 0.01 * top)
+    low = part.loc[seen, "x"].min()
     ax.set(xlim=(max(LOW, min(low, 0.0) - 0.05) if np.isfinite(low) else LOW, 1.03), yticks=[])
     beside.set(xlim=(0, 1), ylim=(0, 1))
     style.level(ax, axis="x")
@@ -290,8 +247,8 @@ def draw_variants(ax: Axes, beside: Axes, part: pd.DataFrame) -> None:
 
 
 def draw_lit(figure: Figure, spec, part: pd.DataFrame, attacks: Sequence[str]) -> None:
-    inner = spec.subgridspec(1, max(len(attacks), 1) + 1, width_ratios=(0.42, *[1] * max(len(attacks), 1)), wspace=0.1)
-    shown = style.looks([name for name in part["input"].unique() if name], style.RULES | {"filter": FILTER})
+    inner = spec.subgridspec(1, max(len(attacks), 1) + 1, width_ratios=(0.42, *[1] * max(len(attacks), 1)), wspace=0.13)
+    shown = style.looks(style.where(part, what="difference")["input"], style.RULES | {"filter": FILTER})
     order = [name for name in shown if name != "filter"] + [name for name in shown if name == "filter"]
     for column, attack in enumerate(attacks, start=1):
         ax, own = figure.add_subplot(inner[column]), style.where(part, series=attack)
