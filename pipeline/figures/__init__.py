@@ -29,6 +29,7 @@ FIGURES: dict[str, ModuleType] = {
     name: import_module(f"pipeline.figures.{name}")
     for name in (
         "attribute",
+        "backdoors",
         "fig1",
         "fig2",
         "fig3",

@@ -30,7 +30,7 @@ class Profile:
     trained weights) and `failures`; picture_depths: the depths there; kis: overrides of the networks and data of
     Fig. 8, `main`, `seeds` (of one recipe, each of another training seed) and `imagenet`; backdoors: those of Fig. 9
     and its controls, lists: `attacked` networks, the `clean` ones of the same seeds with the same triggers, in the same
-    order, and `variants` of BadNet."""
+    order, `crossed`, the attacked ones whose attack has images that only look triggered, and `variants` of BadNet."""
 
     trained: dict[str, Any]
     base: str
@@ -49,8 +49,8 @@ class Profile:
 @dataclass(frozen=True)
 class Sweeps:
     """A figure's cells: sweeps by name, each a rectangular product of settings; `with`: more of them, lent by the
-    profile, or several products, in a list;
-    `keeps`: groups (model, data, ...) whose choice here stays, whatever the user chooses for the figure."""
+    profile, or several products, in a list; `keeps`: groups (model, data, ...) whose choice here stays, whatever the
+    user chooses for the figure."""
 
     sweeps: dict[str, dict[str, Any]]
 
