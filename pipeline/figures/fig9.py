@@ -23,9 +23,9 @@ SAMPLES = {
     "triggered, other classes": Look("#AA3377", "", "triggered images not of the trigger's class", ":"),
 }
 PANELS = {
-    "own": r"$S$, row of the new decision",
+    "own": r"$S$, row of $k^*$",
     "fixed": r"$S$, row of $k$",
-    "clean network": "clean network, same images",
+    "clean network": r"$S$, clean network",
 }
 SHOWN = 2  # images of each attack
 TEXT = """
@@ -86,7 +86,7 @@ def short_name(table: pd.DataFrame) -> str:
 
 
 def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, Sequence[tuple[Any, dict[str, Any]]]]) -> Figure:
-    figure = style.page(8.6)
+    figure = style.page(9.4)
     attacks = [attack for attack in ATTACKS if attack in set(numbers["attack"])]
     width = (0.985 - 0.06) / len(attacks)
     for i, attack in enumerate(attacks):
@@ -96,7 +96,7 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, Sequence[tuple[Any
         pictures.draw_tiles(figure, lines, (left, 0.865, left + 0.94 * width, 0.965), size=5.5)
         figure.text(left, 0.982, f"({'abcd'[i]}) {ATTACKS[attack]}", fontsize=8, va="center")
         missed = misses(style.where(numbers, panel="measures", attack=attack))
-        figure.text(left + 0.94 * width, 0.982, missed, fontsize=5.6, va="center", ha="right", color="#BB5566")
+        figure.text(left, 0.85, missed, fontsize=5.6, va="center", color="#BB5566")
     sides = {"left": 0.06, "right": 0.985 - 0.06 * width, "top": 0.80, "bottom": 0.34}
     grid = figure.add_gridspec(3, len(attacks), **sides, hspace=0.75, wspace=0.08)
     curves = numbers[numbers["what"] == "density"]
@@ -108,7 +108,7 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, Sequence[tuple[Any
             draw_panel(ax, style.where(numbers, panel=panel, attack=attack))
             ax.set(xlim=(low, 1.05), xlabel="S" if row == 2 else "")
             if column == 0:
-                ax.set_ylabel(label, fontsize=6.5)
+                ax.set_ylabel(label, fontsize=6.5, labelpad=6)
     style.legend(figure, SAMPLES.values(), (0.5, 0.308), ncols=3)
     draw_table(figure, style.where(numbers, panel="table"))
     draw_measures(figure, style.where(numbers, panel="measures"), attacks)
@@ -168,7 +168,7 @@ def draw_panel(ax: Axes, part: pd.DataFrame) -> None:
 
 def draw_table(figure: Figure, part: pd.DataFrame) -> None:
     """AUROCs of the two pairs of attacks."""
-    ax = figure.add_axes((0.06, 0.14, 0.40, 0.125))
+    ax = figure.add_axes((0.06, 0.158, 0.40, 0.115))
     ax.axis("off")
     head = ["in R's place", r"AUROC, row of $k^*$", r"row of $k$"]
     body = []
@@ -180,7 +180,7 @@ def draw_table(figure: Figure, part: pd.DataFrame) -> None:
 
 def draw_measures(figure: Figure, part: pd.DataFrame, attacks: Sequence[str]) -> None:
     """Accuracy and success of each network, and whether it passes the gate."""
-    ax = figure.add_axes((0.50, 0.14, 0.485, 0.125))
+    ax = figure.add_axes((0.50, 0.158, 0.485, 0.115))
     ax.axis("off")
     lines = [["network", "accuracy (clean)", "success (on all)", "gate"]]
     for (attack, number), rows in part.groupby(["attack", "network"], sort=False):
