@@ -215,7 +215,8 @@ def test_highlighting_is_paired_by_image_and_network(made):
                 at(numbers, "f", attack, rule, measure, f"difference network {k + 1}")["y"] for k in range(networks)
             ]
             np.testing.assert_allclose(each, more)
-            assert row["n"] == 0.9 * N
+            alone = at(numbers, "f", attack, rule, measure, "difference network 1")
+            assert row["n"] == alone["n"] == 0.9 * N  # the filter's rows come with each rule
         assert np.isclose(at(numbers, "f", attack, "any", measure, "chance")["y"], 0 if attack == "wanet" else 0.0088)
     absolute = at(numbers, "f", "badnet", "gbp", "energy", "attacked")
     table = drawn_from["highlight"].query("`attack.name` == 'badnet' and rule == 'gbp' and map == 'attribution'")
