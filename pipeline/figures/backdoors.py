@@ -129,8 +129,8 @@ def label(attack: str) -> str:
 
 
 def draw(numbers: pd.DataFrame, text: str) -> Figure:
-    figure = style.page(8.9)
-    sides = {"left": 0.078, "right": 0.985, "top": 0.975, "bottom": 0.185}
+    figure = style.page(9.0)
+    sides = {"left": 0.078, "right": 0.985, "top": 0.975, "bottom": 0.2}
     grid = figure.add_gridspec(4, 1, **sides, hspace=0.62, height_ratios=(1, 1, 1, 1.15))
     part = {panel: numbers[numbers["panel"] == panel] for panel in "abcdef"}
     attacks = style.ordered(numbers.loc[numbers["panel"] != "d", "series"], ATTACKS)
@@ -272,4 +272,4 @@ def draw_lit(figure: Figure, spec, part: pd.DataFrame, attacks: Sequence[str]) -
         style.panel_title(ax, "f" if column == 1 else "", label(attack), xlabel=words)
     if attacks:
         both = [Look(style.INK, "o", "attacked less clean network", ""), Look(style.INK, "o", "attacked", "", False)]
-        style.legend(figure, both, (0.5, 0.15), ncols=2, **SMALL)
+        style.legend(figure, both, (0.5, 0.164), ncols=2, **SMALL)
