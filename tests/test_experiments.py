@@ -130,7 +130,8 @@ NO_RULES = {"activation", "external"}
 REFUSED = {
     "attribute": set(),
     "cascade": set(),
-    "kis": {"activation"},
+    **dict.fromkeys(("kis", "backdoor"), {"activation"}),
+    "highlight": set(),
     "nfr": {*NO_RULES, "lrp_alphabeta", "lrp_epsilon"},
     **dict.fromkeys(("extremes", "failure", "rank1", "theorem1", "theorem2"), NO_RULES),
     **dict.fromkeys(("directions", "nulls", "weight_stats", "train", "geometry", "verify"), frozenset()),  # take none
