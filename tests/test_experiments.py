@@ -130,7 +130,8 @@ NO_RULES = {"activation", "external"}
 REFUSED = {
     "attribute": set(),
     "cascade": set(),
-    **dict.fromkeys(("kis", "backdoor"), {"activation"}),
+    "kis": {"activation"},
+    "backdoor": {"activation"},
     "highlight": set(),
     "nfr": {*NO_RULES, "lrp_alphabeta", "lrp_epsilon"},
     **dict.fromkeys(("extremes", "failure", "rank1", "theorem1", "theorem2"), NO_RULES),

@@ -52,11 +52,20 @@ def test_layers_of_the_shipped_vgg():
 
 
 def test_every_checkpoint_has_a_card():
-    assert (
-        {file.stem for file in CHECKPOINTS.glob("*.safetensors")}
-        == {file.stem for file in CHECKPOINTS.glob("*.md")}
-        == set(SHIPPED)
-    )
+    """One each, or one for the networks of a recipe, without the seed in its name; an attack's state belongs to its
+    network."""
+    files = {file.name.removesuffix(".safetensors") for file in CHECKPOINTS.glob("*.safetensors")}
+    networks = {name for name in files if not name.endswith(".attack")}
+    assert {name.removesuffix(".attack") for name in files} == networks
+    cards = {file.stem for file in CHECKPOINTS.glob("*.md")}
+    seeded = r"^(clean|badnet\w*|dynamic|inputaware|wanet)_w16_\d+_"
+    of_recipe = {name: re.sub(seeded, r"\1_w16_", name) for name in networks}
+    assert set(of_recipe.values()) == cards
+    assert {name for name, card in of_recipe.items() if name == card} == set(SHIPPED)
+    for name, card in of_recipe.items():
+        if name != card:
+            seed = name.split("_")[2]
+            assert f"| {seed} | " in (CHECKPOINTS / f"{card}.md").read_text()
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -36,6 +36,11 @@ def draw_figure(
         save,
     )
 
+    if empty := [sweep for sweep, cells in sweeps.items() if not cells]:
+        raise UserError(
+            f"figure={figure} has nothing for its sweep {empty[0]}: profile={profile or 'null'} lends it no networks; "
+            "choose another profile"
+        )
     store, module, folder = context.store, FIGURES[figure], context.store.root / "figures"
     pdf, record = folder / f"{name or figure}.pdf", folder / f".{name or figure}.json"
     named = {sweep: [(cell, facts(cell)) for cell in cells] for sweep, cells in sweeps.items()}

@@ -111,7 +111,7 @@ def figure_cells(sweeps: Sweeps, profile: str, user: User) -> dict[str, list[Cel
         cells: dict[str, Cell] = {}
         mine = user.without(sweep.get("keeps", []))
         own = {key: value for key, value in sweep.items() if key not in ("with", "keeps")}
-        given = sweep.get("with") or {}
+        given = sweep.get("with", {})  # an empty list lends nothing, and there are no cells
         lents = [point for product in (given if isinstance(given, list) else [given]) for point in points(product)]
         for lent, figure in itertools.product(lents, points(own)):
             settings = layered(choices, lent, figure, mine.settings)
