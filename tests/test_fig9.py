@@ -45,6 +45,7 @@ def table(attack: str, seed: int, at: float, clean: bool = False, success: float
     found.loc[0, ["s_own", "s_fixed", "missing"]] = [np.nan, np.nan, "constant map"]
     own, of_attack = (f"clean_{seed}", f"{attack}_{seed}") if clean else (f"{attack}_{seed}", None)
     about = {
+        "attack": "planted",
         "attack.name": attack,
         "weights.path": own,
         "attack.path": of_attack,

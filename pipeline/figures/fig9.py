@@ -10,12 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.figures import captions, scores, style, triggered
+from pipeline.figures import captions, fig9_numbers, scores, style
 from pipeline.figures import maps as pictures
+from pipeline.figures.backdoor_tables import ATTACKS, whose
+from pipeline.figures.fig9_numbers import COST, GATES, gate, pairs
 from pipeline.figures.style import Look
-from pipeline.figures.triggered import ATTACKS, COST, GATES, gate, known, pairs
 
-numbers = triggered.numbers
+numbers = fig9_numbers.numbers
 
 SAMPLES = {
     "clean": Look("#228833", "", "clean images"),
@@ -78,7 +79,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
 
 
 def short_name(table: pd.DataFrame) -> str:
-    name = known(table, "weights").iloc[0]
+    name = whose(table).iloc[0]
     return " ".join(word for word in name.split() if word.startswith("train.seed=") or "=" not in word) or name
 
 

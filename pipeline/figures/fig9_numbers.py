@@ -6,33 +6,25 @@ import numpy as np
 import pandas as pd
 
 from pipeline.figures import scores, style
+from pipeline.figures.backdoor_tables import ATTACKS, kept, numbered, success, toxic
+from pipeline.figures.scores import NAN
 from pipeline.measures.scores import bootstrap, highest, percentile_interval, resamples, weighted_aurocs
 
-ATTACKS = {"badnet": "BadNet", "dynamic": "Dynamic", "inputaware": "InputAware", "wanet": "WaNet"}
 PAIRS = (("badnet", "dynamic"), ("inputaware", "wanet"))  # the paper: their peaks are on the right, on the left
 GATES = {"badnet": 0.99, "dynamic": 0.99, "inputaware": 0.97, "wanet": 0.97}  # least success
 COST = 0.015  # most accuracy that an attack may cost
 PANELS = {"own": "s_own", "fixed": "s_fixed", "clean network": "s_own"}
 DRAWS = 200  # of the bootstraps over images
 COLUMNS = ["panel", "attack", "network", "sample", "input", "measure", "what", "x", "y", "low", "high", "n"]
-NAN = float("nan")
 
 
 def pairs(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, int, pd.DataFrame, pd.DataFrame]]:
     """(attack, number of the network, its table, that of the clean network on the same triggers)"""
+    named = numbered({sweep: tables[sweep] for sweep in ("attacked", "clean")})
     for attack in ATTACKS:
-        own, clean = (style.where(tables[sweep], **{"attack.name": attack}) for sweep in ("attacked", "clean"))
-        by_network = dict(iter(own.groupby(known(own, "weights"), sort=True)))
-        by_triggers = dict(iter(clean.groupby(known(clean, "attack"), sort=True)))
-        for number, (name, table) in enumerate(by_network.items(), start=1):
-            yield attack, number, table, by_triggers.get(name, clean.iloc[:0])
-
-
-def known(table: pd.DataFrame, group: str) -> pd.Series:
-    """What names a network: the file of its weights, or how it was trained."""
-    named = [table[column] for column in (f"{group}.path", f"{group}.training") if column in table]
-    found = pd.concat(named, axis=1).astype(object) if named else pd.DataFrame({"": ""}, index=table.index)
-    return found.bfill(axis=1).iloc[:, 0].fillna("").astype(str)
+        own, clean = (style.where(table, attack=attack) for table in named.values())
+        for number, table in own.groupby("network"):
+            yield attack, number, table, style.where(clean, network=number)
 
 
 def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -56,22 +48,21 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def parted(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     triggered = style.where(table, sample="triggered")
-    others = triggered[triggered["label"] != triggered["goal"]]
-    return {"clean": style.where(table, sample="clean"), "triggered": triggered, "triggered, other classes": others}
+    clean, others = style.where(table, sample="clean"), toxic(triggered)
+    return {"clean": clean, "triggered": triggered, "triggered, other classes": others}
 
 
 def measures(own: pd.DataFrame, clean: pd.DataFrame) -> list[list]:
     """Rows [what, x, y, low, high, n]: accuracy, that of the clean network, success on images not of the trigger's
     class, and on all."""
-    found = []
-    once = [style.where(table, input=table["input"].iloc[0]) if len(table) else table for table in (own, clean)]
-    for name, table in zip(("accuracy", "accuracy of the clean network"), once, strict=True):
-        part = style.where(table, sample="clean")
-        found.append([name, (part["label"] == part["decision"])])
-    for name, what in (("success", "triggered, other classes"), ("success on all", "triggered")):
-        part = parted(once[0])[what]
-        found.append([name, part["decision"] == part["goal"]])
-    return [[name, NAN, float(hits.mean()) if len(hits) else NAN, NAN, NAN, len(hits)] for name, hits in found]
+    own, clean = (style.where(t, input=t["input"].iloc[0]) if len(t) else t for t in (own, clean))
+    parts = parted(own)
+    rows = []
+    for name, part in (("accuracy", parts["clean"]), ("accuracy of the clean network", parted(clean)["clean"])):
+        rows.append([name, NAN, float((part["label"] == part["decision"]).mean()), NAN, NAN, len(part)])
+    for name, part in (("success", parts["triggered, other classes"]), ("success on all", parts["triggered"])):
+        rows.append([name, NAN, success(part), NAN, NAN, len(part)])
+    return rows
 
 
 def panel_rows(labels: list, part: pd.DataFrame) -> list[list]:
@@ -82,14 +73,13 @@ def panel_rows(labels: list, part: pd.DataFrame) -> list[list]:
         return rows
     rows += [[*labels, *row[-6:]] for row in scores.peaks(["", "", "", ""], values)]
     rows.append([*labels, "highest peak", NAN, highest(values), *bootstrap(highest, values, draws=DRAWS), len(values)])
-    stays = part["decision_star"] == part["decision"]
-    for what, found in (
-        ("kept", stays.astype(float)),
-        ("probability", part["probability_star"]),
-        ("S where kept", part.loc[stays, labels[-1]]),
+    stays = part[part["decision_star"] == part["decision"]]
+    for what, value, n in (
+        ("kept", kept(part), (part["decision_star"] >= 0).sum()),
+        ("probability", part["probability_star"].median(), part["probability_star"].notna().sum()),
+        ("S where kept", stays[labels[-1]].median(), stays[labels[-1]].notna().sum()),
     ):
-        value = found.mean() if what == "kept" else found.median()
-        rows.append([*labels, what, NAN, float(value), NAN, NAN, int(found.notna().sum())])
+        rows.append([*labels, what, NAN, float(value), NAN, NAN, int(n)])
     return rows
 
 
