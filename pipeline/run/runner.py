@@ -104,10 +104,11 @@ def with_file(cell: Cell, context: Context) -> Cell:
 
 def trained_for(cell: Cell) -> list[TrainedBy]:
     """What other cells train for it."""
-    found = [cell.weights.value] if isinstance(cell.weights.value, TrainedBy) else []
-    return found + (
-        [cell.attack.value.by] if isinstance(cell.attack.value, PlantedBy) and "planted" in cell.spec.needs else []
-    )
+    weights, attack = cell.weights.value, cell.attack.value
+    found = [weights] if isinstance(weights, TrainedBy) else []
+    if isinstance(attack, PlantedBy) and "planted" in cell.spec.needs:
+        found.append(attack.by)
+    return found
 
 
 def current(cell: Cell, context: Context) -> bool:

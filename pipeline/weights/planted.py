@@ -26,11 +26,10 @@ class Planted:
         """weights: the file of the network's. Raises UserError if there is no such state."""
         if self.path is None:
             return beside(weights)
-        shipped = CHECKPOINTS / f"{self.path}.attack.safetensors"
+        if (shipped := CHECKPOINTS / f"{self.path}.attack.safetensors").is_file():
+            return shipped
         given = Path(self.path).expanduser()
-        if shipped.is_file() or given.name.endswith("attack.safetensors"):
-            return shipped if shipped.is_file() else given
-        return beside(given)
+        return given if given.name.endswith("attack.safetensors") else beside(given)
 
     def read(self, weights: Path | None) -> Known:
         return read_attack(self.file(weights), self.name)
