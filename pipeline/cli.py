@@ -59,16 +59,21 @@ def tables(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None
     """The table that is configured, or one for each rule of rule=all, and the picture of its maps if it has one."""
     from pipeline.run.cell import digest
     from pipeline.run.drawn import draw_figure
-    from pipeline.run.runner import run_cells
+    from pipeline.run.runner import left_out, run_cells
     from pipeline.run.sweeps import rules_of
 
     cells = rules_of(cfg, hydra_config.runtime.choices, hydra_config.overrides.task)
     paths = run_cells(cells, context, context.run.force)
+    if left := left_out(cells, context):
+        there = [(cell, path) for cell, path in zip(cells, paths, strict=True) if cell not in left]
+        print(*(path for _, path in there), sep="\n", end="\n" if there else "")
+        return
     picture = cells[0].spec.picture
     drawn = [cell for cell, table in zip(cells, paths, strict=True) if picture and has_maps(cell, table)]
     if drawn:
         name = f"{picture}_{digest({'cells': [cell.key for cell in drawn]})}"
-        print(*made(draw_figure(picture, {picture: drawn}, "", context, name)), sep="\n")
+        if pdf := draw_figure(picture, {picture: drawn}, "", context, name):
+            print(*made(pdf), sep="\n")
     complaint = report(cells[0], paths[0])
     print(*paths, sep="\n")
     if complaint:
@@ -95,7 +100,8 @@ def figures(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> Non
     for name, figure in chosen.items():
         sweeps = figure_cells(parse(figure, Sweeps, f"figure={name}"), choices["profile"], user_of(overrides))
         pdf = draw_figure(name, sweeps, choices["profile"], context, force=context.run.force)
-        print(*made(pdf), sep="\n", flush=True)
+        if pdf:
+            print(*made(pdf), sep="\n", flush=True)
 
 
 def has_maps(cell: "Cell", table: Path) -> bool:

@@ -4,8 +4,10 @@ package.module:function."""
 import hashlib
 import importlib
 import importlib.util
+import json
 import os
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ def file_hash(file: Path) -> str | None:
 def save_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file under a temporary name, flush it to disk, rename it: it appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
         write(temporary)
         flush(temporary)
@@ -43,6 +45,24 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sealed(facts: Mapping[str, Any]) -> str:
+    """Plain data as JSON, with a checksum of its own."""
+    facts = json.loads(json.dumps(facts))  # as it will be read
+    return json.dumps({**facts, "seal": _seal(facts)}, indent=1)
+
+
+def unsealed(text: str) -> dict[str, Any]:
+    """What `sealed` wrote. Raises ValueError if it is no longer that."""
+    facts = json.loads(text)
+    if not isinstance(facts, dict) or facts.pop("seal", None) != _seal(facts):
+        raise ValueError("the seal is broken")
+    return facts
+
+
+def _seal(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def first_line(error: BaseException) -> str:

@@ -84,12 +84,12 @@ def test_a_killed_run_goes_on_inside_its_cell(tmp_path, cell):
         env={**os.environ, "PYTHONPATH": os.getcwd()},
     )
     deadline = time.time() + 120
-    first_part = "results/cascade/.work/*/part-00000.parquet"
+    first_part = "results/cascade/.work/*/part-00000.json"
     while not list(out.glob(first_part)) and process.poll() is None and time.time() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    parts = list(out.glob("results/cascade/.work/*/part-*.parquet"))
+    parts = list(out.glob("results/cascade/.work/*/part-*.json"))
     assert 1 <= len(parts) < 4 and not list(out.glob("results/cascade/*/table.parquet"))
     stamps = {p.name: p.stat().st_mtime_ns for p in parts}
     computed = []
@@ -119,7 +119,7 @@ def test_two_processes_at_once_make_one_table(tmp_path):
 
 
 def test_parts_of_other_weights_are_not_taken_over(cell, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.run.runner.PART", 2)
+    monkeypatch.setattr("pipeline.run.groups.PART", 2)
     weights, images = tmp_path / "w.pt", tmp_path / "images"
     args = ("weights=checkpoint", f"weights.path={weights}")
     torch.save(tiny.network().state_dict(), weights)
@@ -128,7 +128,7 @@ def test_parts_of_other_weights_are_not_taken_over(cell, tmp_path, monkeypatch):
     last.write_bytes(whole[:60])
     assert (
         "image004.png can't be read" in cell(*args).complaint
-        and len(list((tmp_path / "outputs").glob("results/cascade/.work/*/part-*"))) == 2
+        and len(list((tmp_path / "outputs").glob("results/cascade/.work/*/part-*.json"))) == 2
     )
     last.write_bytes(whole)
     torch.manual_seed(9)

@@ -1,6 +1,7 @@
 """What the cells of one command share: where and how they are computed, and what is looked at or built once for all
 of them."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.files import file_hash
 from pipeline.images.batches import ImageSet, load_batches
 from pipeline.images.sets import Selection
 from pipeline.run.cell import Cell, digest, network_parts, spelt
+from pipeline.run.claims import Claims
 from pipeline.run.store import Store
 from pipeline.weights.states import HE_GAUSSIAN, network_of, original, preprocessing_of
 
@@ -24,8 +26,10 @@ CALIBRATION = 64  # images on which weights=... batchnorm: calibrated looks
 @dataclass(frozen=True)
 class Run:
     """How to compute, which changes no result: device (auto, cpu, cuda, cuda:1), images per batch (null: by size),
-    processes that load images, threads that compute (null: torch's choice), the output folder, and whether finished
-    cells are computed again."""
+    processes that load images, threads that compute (null: torch's choice), the output folder, whether finished
+    cells are computed again, which share of the work is done here (shard: "2/8", of each eighth part the second;
+    groups: only cells that share their work under these names), and the seconds between signs of life that other
+    processes see (heartbeat)."""
 
     device: str
     batch_size: int | None
@@ -33,14 +37,40 @@ class Run:
     threads: int | None
     output: str
     force: bool
+    shard: str | None
+    groups: list[str] | None
+    heartbeat: float
 
     def __post_init__(self):
+        if self.shard is not None:
+            shard_of(self.shard)
+        if self.heartbeat <= 0:
+            raise ValueError("heartbeat must be more than 0 seconds")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError("batch_size must be at least 1")
         if self.workers < 0:
             raise ValueError("workers must be at least 0")
         if self.threads is not None and self.threads < 1:
             raise ValueError("threads must be at least 1")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Of units that are numbered, those that leave `number` when divided by `count`."""
+
+    number: int
+    count: int
+
+    def __contains__(self, unit: int) -> bool:
+        return unit % self.count == self.number % self.count  # so 8/8 is 0/8, however shards are counted
+
+
+def shard_of(text: str) -> Shard:
+    """Raises ValueError for what is no shard."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or int(found[2]) < 1 or int(found[1]) > int(found[2]):
+        raise ValueError(f"shard must be a number and their count, such as 2/8, and not {text}")
+    return Shard(int(found[1]), int(found[2]))
 
 
 def device_of(name: str) -> torch.device:
@@ -134,7 +164,7 @@ class Context:
 
 def context_of(run: Run) -> Context:
     """Raises UserError for a device that is not there, and for an output folder that can't be written."""
-    store = Store(Path(run.output))
+    store = Store(Path(run.output), Claims(run.heartbeat))
     store.check_writable()
     if run.threads is not None:
         torch.set_num_threads(run.threads)

@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.files import file_hash, save_atomically
 from pipeline.run.cell import Cell, digest
 from pipeline.run.context import Context
-from pipeline.run.runner import run_cells
+from pipeline.run.runner import left_out, run_cells
 
 
 def draw_figure(
@@ -22,9 +22,9 @@ def draw_figure(
     context: Context,
     name: str = "",
     force: bool = False,
-) -> Path:
+) -> Path | None:
     """Compute what is missing, read the tables (and the maps, if the figure draws them), draw; path of the figure's
-    pdf.
+    pdf, None where tables are left to other processes.
 
     Its png and csv lie beside it. name: of its files, by default the figure's. What is drawn from the same tables by
     the same code stays. Raises UserError, before any work, for cells that the figure can't draw.
@@ -46,7 +46,10 @@ def draw_figure(
     named = {sweep: [(cell, facts(cell)) for cell in cells] for sweep, cells in sweeps.items()}
     if complaint := refusal(module, {sweep: [about for _, about in cells] for sweep, cells in named.items()}):
         raise UserError(complaint)
-    run_cells([cell for cells in sweeps.values() for cell in cells], context, force)
+    all_cells = [cell for cells in sweeps.values() for cell in cells]
+    run_cells(all_cells, context, force)
+    if left_out(all_cells, context):
+        return None
     sums = {sweep: [checksums(cell, context) for cell in cells] for sweep, cells in sweeps.items()}
     drawn_from = digest({"code": drawing_code(), "profile": profile, "sweeps": sums})
     there = all(file.is_file() for file in (pdf, pdf.with_suffix(".png"), pdf.with_suffix(".csv"), record))

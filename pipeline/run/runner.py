@@ -1,37 +1,29 @@
-"""From cells to tables: what is missing is computed, in parts, and stored."""
+"""From cells to tables: what is missing is computed and stored, as far as no other process does it."""
 
 import gc
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-import torch
 from tqdm import tqdm
 
-from pipeline.engine.network import Network
 from pipeline.errors import UserError
-from pipeline.experiments.interface import Result
-from pipeline.experiments.targets import Target
-from pipeline.images.batches import Images
 from pipeline.run.cell import Cell
-from pipeline.run.context import Context
-from pipeline.run.provenance import changes, fingerprints, manifest
+from pipeline.run.context import Context, shard_of
+from pipeline.run.groups import Group, advance, changed, current, parts_of, stamp
 from pipeline.weights.planted import Planted, PlantedBy
-from pipeline.weights.states import TrainedBy, preprocessing_of, weights_file
-
-PART = 64  # images that are computed and stored together, whatever the batch size
+from pipeline.weights.states import TrainedBy, weights_file
 
 
 def run_cells(cells: Sequence[Cell], context: Context, force: bool = False) -> list[Path]:
     """Compute the cells that are not in the store, sharing the work of those alike; paths of all tables.
 
-    What can't be computed is refused before anything is. force: compute what is there again (not the networks that
-    are trained for it).
+    What can't be computed is refused before anything is; what fails later, after the others. force: compute what is
+    there again (not the networks that are trained for it). Where context.run says so (shard, groups), only a share is
+    computed, and some tables may not be there.
     """
     cells = [with_file(cell, context) for cell in cells]
     todo = to_do(cells, context, force)
@@ -39,29 +31,96 @@ def run_cells(cells: Sequence[Cell], context: Context, force: bool = False) -> l
         cell.spec.refuse(cell.experiment.name, cell.rule.name, cell.rule.value)
     for cell in todo:
         refuse(cell, context)
-    if trainings := [by.cell for cell in todo for by in trained_for(cell)]:
-        run_cells(trainings, context)
+    groups = groups_of(cells, todo, context, force)
+    if trainings := [by.cell for group in groups for cell in group.cells for by in trained_for(cell)]:
+        run_cells(trainings, replace(context, run=replace(context.run, shard=None, groups=None)))
         for cell in cells:
             context.finished.pop(cell.key, None)
         todo = to_do(cells, context, force)  # a network that was trained again may differ
-    groups: dict[str, list[Cell]] = {}
-    for cell in todo:
-        groups.setdefault(cell.shared_key, []).append(cell)
+        groups = groups_of(cells, todo, context, force)
     if groups:
-        over_images = [group[0].data.value for group in groups.values() if "images" in group[0].spec.needs]
-        total = sum(len(context.image_set(data)) for data in over_images)
+        total = sum(len(group.images(number, context)) for group in groups for number in group.numbers)
         with tqdm(total=total, unit="image", file=sys.stderr, disable=total == 0, dynamic_ncols=True) as bar:
-            for i, group in enumerate(groups.values(), start=1):
-                bar.set_description(group[0].title)
-                run_group(group, context, force, bar)
-                if i % 10 == 0:
-                    gc.collect()  # left-overs of traced networks, which refer to themselves, scatter over gigabytes
+            run_groups(groups, context, bar)
     return [context.store.table_path(cell) for cell in cells]
 
 
+def groups_of(cells: Sequence[Cell], todo: Sequence[Cell], context: Context, force: bool) -> list[Group]:
+    """What is to do here: units of `todo` are dealt out by the order of all cells, which is the same in each process,
+    whatever is finished when it starts."""
+    wanted, shard = context.run.groups, context.run.shard and shard_of(context.run.shard)
+    ranks = {key: rank for rank, key in enumerate(sorted({cell.shared_key for cell in cells}))}
+    found: dict[str, list[Cell]] = {}
+    for cell in todo:
+        if wanted is None or cell.shared_key in wanted:
+            found.setdefault(cell.shared_key, []).append(cell)
+    groups = []
+    for key, alike in found.items():
+        parts = parts_of(alike[0], context)
+        numbers = [number for number in range(parts) if not shard or ranks[key] + number in shard]
+        old = {cell.key: stamp(cell, context) for cell in alike if force or cell.spec.fresh}
+        if numbers:
+            groups.append(Group(alike, numbers, parts, old))
+        for cell in alike if force else ():
+            context.store.forget_parts(cell)
+    return groups
+
+
+def run_groups(groups: Sequence[Group], context: Context, bar: tqdm) -> None:
+    """One group after the other; what other processes are at is waited for when everything else is done. Raises at the
+    end what went wrong."""
+    failed: list[tuple[Group, Exception]] = []
+    left, rounds = list(groups), 0
+    while left:
+        busy = []
+        for i, group in enumerate(left, start=1):
+            bar.set_description(group.cells[0].title)
+            try:
+                if not advance(group, context, bar, beside=rounds > 0):
+                    busy.append(group)
+            except OSError:  # a full disk concerns all
+                raise
+            except Exception as error:
+                failed.append((group, error))
+                for cell in group.cells:
+                    context.store.fail(cell, f"{error}" or type(error).__name__)
+                if len(groups) > 1 and isinstance(error, UserError):
+                    bar.write(f"{group.cells[0].title}: {error}", file=sys.stderr)
+                elif len(groups) > 1:
+                    traceback.print_exception(error)
+            if i % 10 == 0:
+                gc.collect()  # left-overs of traced networks, which refer to themselves, scatter over gigabytes
+        if busy and rounds == 1:
+            bar.write("another process computes the same cells: waiting for it", file=sys.stderr)
+        if busy and rounds:
+            time.sleep(min(1.0, context.run.heartbeat))
+        left, rounds = busy, rounds + 1
+    if len(failed) == 1 == len(groups):
+        raise failed[0][1]
+    if failed:
+        first, error = failed[0]
+        raise UserError(
+            f"{len(failed)} of {len(groups)} groups of tables could not be computed; the first, "
+            f"{first.cells[0].title}: {str(error).rstrip('.') or type(error).__name__}"
+        )
+
+
+def left_out(cells: Sequence[Cell], context: Context) -> list[Cell]:
+    """Those that are not there, for this process does a share only; says so."""
+    left = [cell for cell in cells if not current(with_file(cell, context), context)]
+    if left:
+        print(f"{len(left)} of {len(cells)} tables are left to the processes with the other shares", file=sys.stderr)
+    return left
+
+
 def to_do(cells: Sequence[Cell], context: Context, force: bool) -> list[Cell]:
-    """The different cells that have to be computed."""
-    return list({cell.key: cell for cell in cells if force or not current(cell, context)}.values())
+    """The different cells that have to be computed; says which files changed since they were."""
+    found = {cell.key: cell for cell in cells if force or cell.spec.fresh or not current(cell, context)}
+    for cell in found.values():
+        if not force and (names := changed(cell, context)):
+            folder = context.store.folder(cell)
+            print(f"{' and '.join(names)} changed since {folder} was computed: computing it again", file=sys.stderr)
+    return list(found.values())
 
 
 def refuse(cell: Cell, context: Context) -> None:
@@ -109,137 +168,3 @@ def trained_for(cell: Cell) -> list[TrainedBy]:
     if isinstance(attack, PlantedBy) and "planted" in cell.spec.needs:
         found.append(attack.by)
     return found
-
-
-def current(cell: Cell, context: Context) -> bool:
-    """Whether the cell is finished, and of the data and weights that are here now (if they are here at all)."""
-    if cell.spec.fresh:
-        return False
-    if cell.key not in context.finished:
-        known = context.store.manifest(cell)
-        if known is None:
-            return False
-        if changed := changes(cell, context, known["fingerprints"]):
-            folder = context.store.folder(cell)
-            print(f"{' and '.join(changed)} changed since {folder} was computed: computing it again", file=sys.stderr)
-            return False
-        context.finished[cell.key] = known
-    return True
-
-
-@dataclass
-class Given:
-    """What an experiment can ask for by the names of its parameters; the network is built when it is first asked
-    for."""
-
-    cells: list[Cell]
-    context: Context
-
-    @cached_property
-    def network(self) -> Network:
-        return self.context.network(self.cells[0])
-
-    def forget(self) -> None:
-        """Free the network's weights. It refers to itself, and hundreds would pile up until the garbage collector
-        comes."""
-        if network := self.__dict__.pop("network", None):
-            for parameter in network.module.parameters():
-                parameter.data = parameter.new_empty(0)
-
-    def run(self, cells: Sequence[Cell], images: Images | None = None) -> list[Result]:
-        """The experiment's results: one per cell."""
-        cell, context = cells[0], self.context
-        values: dict[str, Callable[[], Any]] = {
-            "network": lambda: self.network,
-            "images": lambda: images,
-            "rules": lambda: [cell.rule.value for cell in cells],
-            "asked": lambda: [(cell.rule.value, cell.experiment.value) for cell in cells],
-            "target": lambda: Target(cell.target, lambda: context.original(cell)),
-            "options": lambda: cell.experiment.value,
-            "model": lambda: cell.model.value,
-            "weights": lambda: cell.weights.value,
-            "seed": lambda: cell.seed,
-            "data": lambda: cell.data.value,
-            "attack": lambda: cell.attack.value,
-            "planted": lambda: cell.attack.value.read(weights_file(cell.weights.value)),
-            "device": lambda: context.device,
-            "random_network": lambda: lambda seed: context.random_network(cell, seed),
-            "work": lambda: context.store.work(cell),
-        }
-        return cell.spec.run(**{name: values[name]() for name in cell.spec.needs})
-
-
-def run_group(cells: list[Cell], context: Context, force: bool, bar: tqdm) -> None:
-    """Compute and store cells that share their work."""
-    store = context.store
-
-    def waiting() -> None:
-        print("another process computes the same cells: waiting for it", file=sys.stderr)
-
-    with store.lock(cells[0], waiting):
-        if force:
-            for part in (part for cell in cells for part in store.work(cell).glob("part-*")):
-                part.unlink()
-        else:  # another process may have finished them meanwhile
-            cells = to_do(cells, context, force)
-        if not cells:
-            return
-        rests_on = [fingerprints(cell, context) for cell in cells]
-        for cell, found in zip(cells, rests_on, strict=True):
-            store.open_work(cell, found)
-        started, given, facts = time.monotonic(), Given(cells, context), manifest(cells[0], context)
-        if "images" in cells[0].spec.needs:
-            results, skipped = in_parts(given, bar)
-            facts |= {"images": len(context.image_set(cells[0].data.value)) - len(skipped), "skipped": skipped}
-        else:
-            results = given.run(cells)
-        facts["seconds"] = round(time.monotonic() - started, 3)
-        given.forget()
-        for cell, result, found in zip(cells, results, rests_on, strict=True):
-            about = {"key": cell.identity, "fingerprints": found, **facts}
-            context.finished[cell.key] = store.finish(cell, result, about)
-
-
-def in_parts(given: Given, bar: tqdm) -> tuple[list[Result], list[str]]:
-    """Results over all images, and the names of those skipped. Parts that are in the store are not computed again."""
-    cells, context, store = given.cells, given.context, given.context.store
-    data, run = cells[0].data.value, context.run
-    images, pre = context.image_set(data), preprocessing_of(cells[0].weights.value, cells[0].model.value)
-    size = run.batch_size or default_batch_size(pre.crop, context.device)
-    numbers = range(-(-len(images) // PART))
-    for number in numbers:
-        first, stop = number * PART, min(len(images), (number + 1) * PART)
-        missing = [cell for cell in cells if not store.part(cell, number).is_file()]
-        if not missing:
-            bar.update(stop - first)
-            continue
-        part = Images(
-            images, first, stop, pre, data.on_error, size, run.workers, context.device, cells[0].dtype.torch, bar.update
-        )
-        for cell, result in zip(missing, given.run(missing, part), strict=True):
-            store.write_part(cell, number, result, part.skipped)
-    results, skipped = [], []
-    for cell in cells:
-        parts, missed = zip(*(store.read_part(cell, number) for number in numbers), strict=True)
-        skipped = [name for names in missed for name in names]
-        if len(skipped) == len(images):
-            raise UserError(f"none of the {len(images)} images of data={cell.data.name} can be read; replace them")
-        results.append(joined(parts))
-    return results, skipped
-
-
-def joined(parts: Sequence[Result]) -> Result:
-    """One result from those of the parts, tables and tensors in order; parts without rows (no image read, none
-    chosen) add nothing."""
-    parts = [part for part in parts if len(part.table)] or list(parts[:1])
-    tensors = {
-        name: {key: torch.cat([part.tensors[name][key] for part in parts]) for key in keys}
-        for name, keys in parts[0].tensors.items()
-    }
-    return Result(pd.concat([part.table for part in parts], ignore_index=True), tensors)
-
-
-def default_batch_size(side: int, device: torch.device) -> int:
-    """2 images of 224 px on the CPU, more of smaller ones and on a GPU."""
-    images = 2 * (224 / side) ** 2 * (16 if device.type == "cuda" else 1)
-    return int(min(PART, max(1, images)))

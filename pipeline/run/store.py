@@ -1,18 +1,19 @@
 """Tables on disk: written whole or not at all, read only if whole.
 
 results/<experiment>/<key>/{table.parquet, config.yaml, manifest.json[, *.safetensors]}. A cell under way keeps its
-finished parts in results/<experiment>/.work/<key>/. The manifest is written last and holds the checksums of the
-table and the tensors.
+finished parts in results/<experiment>/.work/<key>/, and who computes what stands in .claims/. Manifests are written
+last, hold the checksums of the other files, and are sealed by their own.
 """
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.experiments.interface import Result
-from pipeline.files import file_hash, flush, save_atomically
+from pipeline.files import file_hash, flush, save_atomically, sealed, unsealed
 from pipeline.run.cell import Cell
+from pipeline.run.claims import Claims, holder
 
-SCHEMA = 1  # of the manifest and the folder
+SCHEMA = 2  # of the manifest and the folder; 1: without a seal
+OF_CELL = {"table": "table.parquet", "config": "config.yaml"}  # whose checksums a cell's manifest has
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, head: dict[str, str] | None = None) -> None:
@@ -42,7 +45,7 @@ def rows_named(table: pd.DataFrame) -> dict[str, str]:
 
 def replace_folder(new: Path, place: Path) -> None:
     """Put the folder `new` in its place, and away what is there: also what another writer puts there meanwhile."""
-    old = new.with_name(f"{new.name}.old")
+    old = new.with_name(f"{new.name}.old")  # the name of `new` is nobody else's
     while True:
         with contextlib.suppress(FileNotFoundError):
             os.rename(place, old)
@@ -58,8 +61,18 @@ def replace_folder(new: Path, place: Path) -> None:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Of a cell under way: a result over some of its images. about: names of those that were skipped, seconds, the
+    manifest of what computed it."""
+
+    result: Result
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Store:
     root: Path  # the output folder
+    claims: Claims = field(default_factory=lambda: Claims(beat=15.0))
 
     def check_writable(self) -> None:
         """Raises UserError if nothing can be written below the output folder."""
@@ -85,15 +98,7 @@ class Store:
 
     def manifest(self, cell: Cell) -> dict[str, Any] | None:
         """The manifest of a finished cell; None if the cell is not there, not whole, or of another schema."""
-        try:
-            manifest = json.loads((self.folder(cell) / "manifest.json").read_text())
-            files = {"table.parquet": manifest["table"], **manifest.get("tensors", {})}
-            whole = manifest["schema"] == SCHEMA and all(
-                file_hash(self.folder(cell) / file) == seen for file, seen in files.items()
-            )
-        except (OSError, ValueError, KeyError):
-            return None
-        return manifest if whole else None
+        return whole(self.folder(cell) / "manifest.json")
 
     def read(self, cell: Cell) -> pd.DataFrame:
         return pd.read_parquet(self.table_path(cell))
@@ -112,29 +117,43 @@ class Store:
         save_atomically(file, lambda path: path.write_text(json.dumps(fingerprints)))
 
     def part(self, cell: Cell, number: int) -> Path:
-        """The part's table; it is written after the part's tensors, so the part is finished when this is there."""
-        return self.work(cell) / f"part-{number:05d}.parquet"
+        """The part's manifest; it is written last, so the part is finished when this is there."""
+        return self.work(cell) / f"part-{number:05d}.json"
 
-    def write_part(self, cell: Cell, number: int, result: Result, skipped: list[str]) -> None:
-        """skipped: names of images that could not be read."""
-        path = self.part(cell, number)
+    def write_part(self, cell: Cell, number: int, part: Part, fingerprints: Mapping[str, str | None]) -> None:
+        """fingerprints: what it rests on."""
+        path, result = self.part(cell, number), part.result
+        save_atomically(path.with_suffix(".parquet"), lambda file: result.table.to_parquet(file, index=False))
         for name, tensors in result.tensors.items():
             save_atomically(path.with_suffix(f".{name}.safetensors"), partial(save_tensors, tensors))
-        result.table.attrs |= {"skipped": skipped, "tensors": list(result.tensors)}
-        save_atomically(path, lambda temporary: result.table.to_parquet(temporary, index=False))
+        files = [path.with_suffix(end) for end in (".parquet", *(f".{name}.safetensors" for name in result.tensors))]
+        sums = {file.name: file_hash(file) for file in files}
+        facts = {"schema": SCHEMA, "tensors": sums, "fingerprints": dict(fingerprints), "about": part.about}
+        save_atomically(path, lambda file: file.write_text(sealed(facts)))
 
-    def read_part(self, cell: Cell, number: int) -> tuple[Result, list[str]]:
+    def has_part(self, cell: Cell, number: int, fingerprints: Mapping[str, str | None]) -> bool:
+        """Whether a finished part is there, whole, and of the data, weights and code that are here now."""
+        facts = whole(self.part(cell, number))
+        return facts is not None and facts["fingerprints"] == fingerprints
+
+    def read_part(self, cell: Cell, number: int) -> Part:
         path = self.part(cell, number)
-        table = pd.read_parquet(path)
-        skipped, names = table.attrs.pop("skipped"), table.attrs.pop("tensors")
-        return Result(
-            table, {name: safetensors.torch.load_file(path.with_suffix(f".{name}.safetensors")) for name in names}
-        ), skipped
+        facts = unsealed(path.read_text())
+        tensors = {
+            name.split(".")[1]: safetensors.torch.load_file(path.with_name(name))
+            for name in facts["tensors"]
+            if name.endswith(".safetensors")
+        }
+        return Part(Result(pd.read_parquet(path.with_suffix(".parquet")), tensors), facts["about"])
+
+    def forget_parts(self, cell: Cell) -> None:
+        for path in self.work(cell).glob("part-*"):
+            path.unlink(missing_ok=True)
 
     def finish(self, cell: Cell, result: Result, manifest: dict[str, Any]) -> dict[str, Any]:
         """Put the whole cell in place; its manifest. Two writers are harmless: the last one wins."""
-        folder, temporary = self.folder(cell), self.folder(cell).with_name(f".{cell.key}.{os.getpid()}")
-        shutil.rmtree(temporary, ignore_errors=True)
+        folder = self.folder(cell)
+        temporary = folder.with_name(f".{cell.key}.{secrets.token_hex(4)}")
         temporary.mkdir(parents=True)
         try:
             result.table.to_parquet(temporary / "table.parquet", index=False)
@@ -144,28 +163,54 @@ class Store:
             (temporary / "config.yaml").write_text(yaml.safe_dump(cell.describe(), sort_keys=False))
             sums = {file.name: file_hash(file) for file in sorted(temporary.glob("*.safetensors"))}
             table = file_hash(temporary / "table.parquet")
-            manifest = {"schema": SCHEMA, "table": table, "tensors": sums, **manifest, "facts": result.facts}
-            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+            config = file_hash(temporary / "config.yaml")
+            sums = {"table": table, "tensors": sums, "config": config}
+            manifest = {"schema": SCHEMA, **sums, **manifest, "facts": result.facts}
+            (temporary / "manifest.json").write_text(sealed(manifest))
             for file in temporary.iterdir():
                 flush(file)
             replace_folder(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(self.work(cell), ignore_errors=True)
-        return manifest
+        return unsealed((folder / "manifest.json").read_text())
 
-    @contextlib.contextmanager
-    def lock(self, cell: Cell, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Keep other processes from computing the same cells meanwhile; only saves work, so a file system without
-        locks is fine."""
-        path = self.root / "results" / cell.experiment.name / ".locks" / cell.shared_key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waiting()
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:
-                pass
-            yield
+    # ---- who computes what, and what went wrong ----------------------------------------------------------------------
+
+    def claim(self, cell: Cell, unit: str, about: Mapping[str, Any]) -> contextlib.AbstractContextManager[bool]:
+        """Whether this process may compute a unit (a part, "whole", "table") of the cells that share their work with
+        this one."""
+        return self.claims.claim(self.claims_folder(cell) / f"{cell.shared_key}.{unit}", about)
+
+    def claims_folder(self, cell: Cell) -> Path:
+        return self.root / "results" / cell.experiment.name / ".claims"
+
+    def claimed(self, cell: Cell) -> list[dict[str, Any]]:
+        """What others may read of the claims on the cells that share their work with this one, of living processes as
+        far as is known."""
+        found = sorted(self.claims_folder(cell).glob(f"{cell.shared_key}.*"))
+        return [about for path in found if (about := holder(path)) and not self.claims.dead(path)]
+
+    def failure(self, cell: Cell) -> Path:
+        return self.work(cell) / "failed.json"
+
+    def fail(self, cell: Cell, why: str) -> None:
+        """Note why a cell could not be computed, for `status`; forgotten when it is."""
+        facts = {"why": why, "when": time.time()}
+        with contextlib.suppress(OSError):  # a full disk may be what is wrong
+            save_atomically(self.failure(cell), lambda path: path.write_text(json.dumps(facts)))
+
+
+def whole(manifest: Path) -> dict[str, Any] | None:
+    """A manifest whose seal and whose files' checksums are right, else None."""
+    try:
+        text = manifest.read_text()
+        facts = json.loads(text) if '"schema": 1,' in text else unsealed(text)
+        named = {name: facts[key] for key, name in OF_CELL.items() if key in facts}
+        files = {**named, **facts.get("tensors", {})}
+        right = facts["schema"] in (1, SCHEMA) and all(
+            file_hash(manifest.parent / file) == seen for file, seen in files.items()
+        )
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+    return facts if right else None

@@ -1,0 +1,154 @@
+"""Which process computes what: a file that can be created once names who does, and is touched as long as that lives.
+
+No lock of the operating system is needed, so that processes on several hosts can share an output folder over the
+network. Claims only save work: two that hold the same one compute the same, and each result appears whole.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+BEATS = 4  # so many beats without a sign of life, and the claim of another host is that of a dead process
+
+
+@cache
+def here() -> str:
+    """This host since its last start, and the name space of process numbers: processes can be looked up in it."""
+    found = [platform.node()]
+    with contextlib.suppress(OSError):
+        found += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    return " ".join(found)
+
+
+def born(pid: int) -> str | None:
+    """When a process of this host started, in ticks since the host's start; "" where that can't be known, None if there
+    is no such process."""
+    with contextlib.suppress(OSError):
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state in "ZX" else numbers[18]  # nobody has asked yet how it ended
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return ""
+    except OSError:
+        return None
+    return ""
+
+
+@dataclass(frozen=True)
+class Claims:
+    """beat: seconds between signs of life."""
+
+    beat: float
+    _watched: dict[Path, tuple[int, float]] = field(default_factory=dict)  # last touch, and since when it is that one
+
+    @contextlib.contextmanager
+    def claim(self, path: Path, about: Mapping[str, Any]) -> Iterator[bool]:
+        """Whether this process holds the claim `path`, until the block ends; it does not where another one does.
+
+        about: what others may read of it, plain data.
+        """
+        token = secrets.token_hex(8)
+        mine = {"token": token, "here": here(), "pid": os.getpid(), "born": born(os.getpid()), **about}
+        if not (create(path, mine) or (self.dead(path) and remove(path) and create(path, mine))):
+            yield False
+            return
+        self._watched.pop(path, None)
+        stop = threading.Event()
+        threading.Thread(target=touch, args=(path, self.beat, stop), daemon=True).start()
+        try:
+            yield True
+        finally:
+            stop.set()
+            if (holder(path) or {}).get("token") == token:
+                path.unlink(missing_ok=True)
+
+    def dead(self, path: Path) -> bool:
+        """Whether who holds the claim is gone: known at once of a process of this host, else by its heartbeat.
+
+        Clocks are not trusted: what counts is how long this process has watched the claim stay as it is. That may be
+        shorter where the file's age, by the clock of its file system, says the same.
+        """
+        known, touched = holder(path), last_touch(path)
+        if touched is None:
+            return True
+        if known and known.get("here") == here():
+            return born(known["pid"]) is None or born(known["pid"]) != known["born"]
+        now = time.monotonic()
+        last, since = self._watched.get(path, (None, now))
+        if last != touched:
+            self._watched[path] = (touched, now)
+            return False
+        watched = now - since
+        return watched > BEATS * self.beat or (watched > 2 * self.beat and age(path, touched) > BEATS * self.beat)
+
+
+def create(path: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether the file was not there yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        return False
+    with open(descriptor, "w") as file:
+        file.write(json.dumps(facts))
+    return True
+
+
+def remove(path: Path) -> bool:
+    """Take a dead process's claim away; False where another one was faster: then this may be the claim of that one."""
+    seen, aside = holder(path), path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return True
+    ours = holder(aside) == seen
+    if not ours:
+        with contextlib.suppress(OSError):
+            os.link(aside, path)
+    aside.unlink(missing_ok=True)
+    return ours
+
+
+def holder(path: Path) -> dict[str, Any] | None:
+    """What the file says; None if it is not there, or just being written."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def last_touch(path: Path) -> int | None:
+    """Modification time in nanoseconds. Over the network an open file has no outdated one."""
+    try:
+        with open(path) as file:
+            return os.fstat(file.fileno()).st_mtime_ns
+    except OSError:
+        return None
+
+
+def age(path: Path, touched: int) -> float:
+    """Seconds since then, by the clock that gives this folder's files their times."""
+    probe = path.with_name(f".{secrets.token_hex(4)}")
+    try:
+        probe.touch()
+        return (probe.stat().st_mtime_ns - touched) / 1e9
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def touch(path: Path, beat: float, stop: threading.Event) -> None:
+    while not stop.wait(beat):
+        try:
+            os.utime(path)
+        except OSError:  # taken over, or the folder is gone
+            return
