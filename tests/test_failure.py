@@ -18,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.experiments import EXPERIMENTS, failure
 from pipeline.experiments.targets import Target
 from pipeline.figures import fig7, maps, save, style
+from pipeline.files import sealed
 from pipeline.images.batches import Batch
 from pipeline.measures.maps import alignment
 from pipeline.networks.catalogue import Own
@@ -237,23 +238,24 @@ def test_maps_of_parts_are_joined_in_the_order_of_the_rows(cell, tmp_path, plain
             rows_fit(*read(ended.made[-1]))
 
 
-def test_a_part_without_its_table_is_computed_again(cell, tmp_path, plain, monkeypatch):
-    """Killed between the tensors and the table of the second part."""
+def test_a_part_without_its_manifest_is_computed_again(cell, tmp_path, plain, monkeypatch):
+    """Killed between the files of the second part and its manifest."""
     folder = tiny.images(tmp_path / "many", count=70)
-    to_parquet, calls = pd.DataFrame.to_parquet, []
+    calls = []
 
-    def dies(self, *args, **kwargs):
-        calls.append(len(self))
+    def dies(facts):
+        calls.append(facts)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return to_parquet(self, *args, **kwargs)
+        return sealed(facts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pd.DataFrame, "to_parquet", dies)
+        patch.setattr("pipeline.run.store.sealed", dies)
         assert cell(*ALL, f"data.root={folder}").code == 130
-    parts = {p.name for p in (tmp_path / "outputs").glob("results/failure/.work/*/part-*")}
-    assert parts == {"part-00000.parquet", "part-00000.maps.safetensors", "part-00001.maps.safetensors"}
-    for half in (tmp_path / "outputs").glob("results/failure/.work/*/part-00001.maps.safetensors"):
+    names = {p.name for p in (tmp_path / "outputs").glob("results/failure/.work/*/part-*")}
+    files = {f"part-0000{n}.{end}" for n in (0, 1) for end in ("parquet", "maps.safetensors")}
+    assert names == {*files, "part-00000.json"}
+    for half in (tmp_path / "outputs").glob("results/failure/.work/*/part-00001.*"):
         half.write_bytes(b"of another time")
     (table, found), (whole, expected) = (
         read(cell(*ALL, f"data.root={folder}", output=out).made[-1])

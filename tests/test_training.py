@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.attacks.interface import NoAttack
 from pipeline.engine.network import trace
 from pipeline.experiments import train as train_experiment
+from pipeline.files import sealed, unsealed
 from pipeline.networks.catalogue import Vgg16Cifar
 from pipeline.networks.training import LabelledImages, TrainOptions, augment, one_cycle, train
 from tests import tiny
@@ -212,9 +213,9 @@ def test_all_tables_of_a_network_that_is_trained_again_are_looked_at_anew(run, t
     args = (*DIGITS, "data.limit=6", "experiment=kis", "weights=trained", training())
     (made,) = run(*args, "rule=gbp").made
     manifest = made.parent / "manifest.json"
-    known = json.loads(manifest.read_text())
+    known = unsealed(manifest.read_text())
     known["fingerprints"]["weights"] = "of another network"
-    manifest.write_text(json.dumps(known))
+    manifest.write_text(sealed(known))
     shutil.rmtree(tmp_path / "outputs" / "results" / "train")
     ended = run(*args, "rule=all", "rule.names=[gbp,lrp]")
     assert ended.code == 0 and "weights changed since" in ended.err
