@@ -58,10 +58,19 @@ class Claims:
         about: what others may read of it, plain data.
         """
         token = secrets.token_hex(8)
-        mine = {"token": token, "here": here(), "pid": os.getpid(), "born": born(os.getpid()), **about}
-        if not (create(path, mine) or (self.dead(path) and remove(path) and create(path, mine))):
-            yield False
-            return
+        mine = {
+            "token": token,
+            "here": here(),
+            "pid": os.getpid(),
+            "born": born(os.getpid()),
+            "beat": self.beat,
+            **about,
+        }
+        if not create(path, mine):
+            seen = holder(path)
+            if not (self.dead(path, seen) and remove(path, seen) and create(path, mine)):
+                yield False
+                return
         self._watched.pop(path, None)
         stop = threading.Event()
         threading.Thread(target=touch, args=(path, self.beat, stop), daemon=True).start()
@@ -72,13 +81,14 @@ class Claims:
             if (holder(path) or {}).get("token") == token:
                 path.unlink(missing_ok=True)
 
-    def dead(self, path: Path) -> bool:
-        """Whether who holds the claim is gone: known at once of a process of this host, else by its heartbeat.
+    def dead(self, path: Path, known: Mapping[str, Any] | None) -> bool:
+        """Whether who holds the claim (`known` says it) is gone: seen at once of a process of this host, else by its
+        heartbeat.
 
         Clocks are not trusted: what counts is how long this process has watched the claim stay as it is. That may be
         shorter where the file's age, by the clock of its file system, says the same.
         """
-        known, touched = holder(path), last_touch(path)
+        touched = last_touch(path)
         if touched is None:
             return True
         if known and known.get("here") == here():
@@ -104,9 +114,9 @@ def create(path: Path, facts: Mapping[str, Any]) -> bool:
     return True
 
 
-def remove(path: Path) -> bool:
-    """Take a dead process's claim away; False where another one was faster: then this may be the claim of that one."""
-    seen, aside = holder(path), path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+def remove(path: Path, seen: Mapping[str, Any] | None) -> bool:
+    """Take the claim of a dead process, as it was seen, away; False where another process was faster, and holds it."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         os.rename(path, aside)
     except FileNotFoundError:

@@ -44,6 +44,8 @@ class Run:
     def __post_init__(self):
         if self.shard is not None:
             shard_of(self.shard)
+        if self.shard is not None and self.force:
+            raise ValueError("force is for one process, which would undo what others do; leave run.shard out")
         if self.heartbeat <= 0:
             raise ValueError("heartbeat must be more than 0 seconds")
         if self.batch_size is not None and self.batch_size < 1:

@@ -27,7 +27,7 @@ from pipeline.errors import UserError
 from pipeline.experiments.interface import Result
 from pipeline.files import file_hash, flush, save_atomically, sealed, unsealed
 from pipeline.run.cell import Cell
-from pipeline.run.claims import Claims, holder
+from pipeline.run.claims import Claims
 
 SCHEMA = 2  # of the manifest and the folder; 1: without a seal
 OF_CELL = {"table": "table.parquet", "config": "config.yaml"}  # whose checksums a cell's manifest has
@@ -184,12 +184,6 @@ class Store:
 
     def claims_folder(self, cell: Cell) -> Path:
         return self.root / "results" / cell.experiment.name / ".claims"
-
-    def claimed(self, cell: Cell) -> list[dict[str, Any]]:
-        """What others may read of the claims on the cells that share their work with this one, of living processes as
-        far as is known."""
-        found = sorted(self.claims_folder(cell).glob(f"{cell.shared_key}.*"))
-        return [about for path in found if (about := holder(path)) and not self.claims.dead(path)]
 
     def failure(self, cell: Cell) -> Path:
         return self.work(cell) / "failed.json"
