@@ -6,6 +6,7 @@ takes long to import is imported when there is something to compute.
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -160,12 +161,34 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     return [*found, "profile=demo"] if "figure" in given and "profile" not in given else found
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal that asks to end: what runs gives its claims back, and finished parts are kept."""
+
+    def __init__(self, number: int):
+        super().__init__("interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}")
+        self.code = 128 + number
+
+
+def stop_on_signals() -> None:
+    """A terminal's interrupt, and what batch systems send before they kill; but not where the surroundings have plans
+    of their own for a signal."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise Stopped(number)
+
+    for name in ("SIGINT", "SIGTERM", "SIGUSR2"):
+        number = getattr(signal, name, None)  # not every system has all
+        if number and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, stop)
+
+
 def main(arguments: Sequence[str] | None = None, conf: Path = CONF) -> None:
     """Run the command line; one sentence and exit code 1 for what the user can mend, 130 when interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     version.setbase("1.3")
     parser = get_args_parser()
     args = parser.parse_intermixed_args(hydra_arguments(sys.argv[1:] if arguments is None else arguments))
+    stop_on_signals()
     try:
         _run_hydra(args, parser, app, str(conf), "config")
     except UserError as error:
@@ -175,6 +198,6 @@ def main(arguments: Sequence[str] | None = None, conf: Path = CONF) -> None:
     except OSError as error:  # a full disk, a file that may not be read
         what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
         sys.exit(f"error: {what}; free the space or change the rights, and run the same command again")
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except Stopped as stopped:
+        print(f"{stopped}; the same command goes on from here", file=sys.stderr)
+        sys.exit(stopped.code)

@@ -120,12 +120,22 @@ def load_image(images: ImageSet, preprocessing: Preprocessing, i: int) -> Tensor
     return _Loaded(images, preprocessing)[i][1]
 
 
+def loaded(loader: DataLoader) -> Iterator[list[tuple[int, Tensor | None, str]]]:
+    """Its batches. Raises UserError if a process that loads them died."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(f"{first_line(error)}; set run.workers to less, 0 loads in this process") from None
+
+
 def load_batches(
     images: ImageSet, preprocessing: Preprocessing, batch_size: int, workers: int, on_error: OnError, skipped: list[str]
 ) -> Iterator[Batch]:
     """Batches in order. Names of images that can't be read go to `skipped`, or, with OnError.stop, raise UserError."""
     loader = DataLoader(_Loaded(images, preprocessing), batch_size=batch_size, num_workers=workers, collate_fn=list)
-    for items in loader:
+    for items in loaded(loader):
         for i, x, why in items:
             if x is None and on_error is OnError.stop:
                 raise UserError(

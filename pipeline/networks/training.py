@@ -5,6 +5,7 @@ Every random number is keyed by (seed, step), never taken from a running stream,
 interrupted and resumed is, on the same machine and thread count, bit for bit the run that was not.
 """
 
+import io
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -210,7 +211,9 @@ def train(
             "loss_sum": loss_sum,
             "seconds": seconds,
         }
-        save_atomically(checkpoint, lambda path: torch.save(state, path))
+        buffer = io.BytesIO()  # torch hides what the system says of a full disk
+        torch.save(state, buffer)
+        save_atomically(checkpoint, lambda path: path.write_bytes(buffer.getbuffer()))
 
     def images_at(step: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Which training images a step takes, and its crops and flips."""

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -21,6 +22,7 @@ from typing import Any
 import pandas as pd
 import safetensors.torch
 import yaml
+from safetensors import SafetensorError
 from torch import Tensor
 
 from pipeline.errors import UserError
@@ -35,7 +37,12 @@ OF_CELL = {"table": "table.parquet", "config": "config.yaml"}  # whose checksums
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, head: dict[str, str] | None = None) -> None:
     """head: texts by name, the file's metadata."""
-    safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata=head)
+    try:
+        safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata=head)
+    except SafetensorError as error:  # which hides what the system said
+        if found := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from None
+        raise
 
 
 def rows_named(table: pd.DataFrame) -> dict[str, str]:

@@ -1,0 +1,229 @@
+"""What can go wrong around a run: it ends in one sentence or is mended, and no wrong or half table is left."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.run.claims import Claims
+from tests import tiny
+
+SMALL_PARTS = "from pipeline.run import groups; groups.PART = 2; from pipeline.cli import main; main()"
+
+
+def start(*args: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr("pipeline.run.groups.PART", 2)
+
+
+@pytest.fixture
+def whole(cell, tmp_path, small_parts, monkeypatch):
+    """Without its picture, which takes longest: the bytes of the table and the maps that a run of 9 images makes which nothing disturbs, and its arguments."""
+    monkeypatch.setattr("pipeline.run.drawn.draw_figure", lambda *args, **more: None)
+    folder = tiny.images(tmp_path / "many", count=9)
+    args = ("experiment=attribute", "rule=gbp", f"data.root={folder}")
+    return args, contents(cell(*args, output=tmp_path / "undisturbed").made[-1].parent)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ("table.parquet", "maps.safetensors")}
+
+
+# ---- killed ----------------------------------------------------------------------------------------------------------
+
+FORKED = """
+import os, random, signal, sys, time
+from pipeline.run import groups
+groups.PART = 2
+import pipeline.run.drawn, pipeline.cli  # imported once; each run is a fork
+pipeline.run.drawn.draw_figure = lambda *args, **more: None
+
+def fork(out):
+    if pid := os.fork():
+        return pid
+    sys.stdout = sys.stderr = open(os.devnull, "w")
+    pipeline.cli.main([*sys.argv[2:], "run.output=" + out])
+    os._exit(0)
+
+start = time.monotonic()
+os.waitpid(fork(sys.argv[1] + "/alone"), 0)
+takes, draw = time.monotonic() - start, random.Random(0)
+for i in range(50):
+    pid = fork(f"{sys.argv[1]}/{i % 25}")
+    time.sleep(draw.uniform(0.1, 0.9) * takes)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+"""
+
+
+def test_a_run_that_is_killed_at_any_time_leaves_no_wrong_or_half_table(cell, whole, tmp_path):
+    """SIGKILL at 50 random points of runs into 25 folders: a table that is there is right, and the next run makes
+    those that are not."""
+    args, expected = whole
+    out = tmp_path / "killed"
+    arguments = [*tiny.OWN, "data=folder", *args, "run.device=cpu"]
+    with start(sys.executable, "-c", FORKED, str(out), *arguments) as process:
+        assert process.wait(timeout=240) == 0
+    parts, tables = [*out.glob("*/results/attribute/.work/*/part-*.json")], [*out.glob("*/results/*/*/manifest.json")]
+    assert parts and tables, "killed at different points"
+    for manifest in tables:
+        assert contents(manifest.parent) == expected
+    for i in range(25):
+        assert contents(cell(*args, output=out / str(i)).made[-1].parent) == expected
+    assert not [*out.glob("*/results/attribute/.work/*"), *out.glob("*/results/attribute/.claims/*")]
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGUSR2", 140), ("SIGINT", 130)])
+def test_what_a_batch_system_sends_ends_a_run_that_goes_on_later(whole, cell, tmp_path, name, code):
+    args, expected = whole
+    out = tmp_path / "stopped"
+    slow = SLOW.format(seconds=0.2)
+    with start(sys.executable, "-c", slow, *tiny.OWN, "data=folder", *args, f"run.output={out}") as process:
+        wait_for(lambda: [*out.glob("results/attribute/.work/*/part-00001.json")])
+        process.send_signal(getattr(signal, name))
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code and err.splitlines()[-1].endswith("the same command goes on from here")
+    assert not [*out.glob("results/attribute/.claims/*")], "claims are given back"
+    parts = {path: path.stat().st_mtime_ns for path in out.glob("results/attribute/.work/*/part-*.json")}
+    assert 2 <= len(parts) < 5
+    assert contents(cell(*args, output=out).made[-1].parent) == expected
+
+
+SLOW = """
+import time
+from pipeline.run import groups
+groups.PART = 2
+plain = groups.compute_part
+def slow(*args):
+    time.sleep({seconds})
+    plain(*args)
+groups.compute_part = slow
+from pipeline.cli import main
+main()
+"""
+
+
+def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.02)
+
+
+# ---- damaged ---------------------------------------------------------------------------------------------------------
+
+
+def flip(file: Path, draw: random.Random) -> None:
+    """One bit of a file."""
+    content = bytearray(file.read_bytes())
+    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    file.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("name", ["table.parquet", "manifest.json", "config.yaml", "maps.safetensors"])
+def test_a_flipped_bit_in_a_finished_cell_is_found(whole, cell, name):
+    args, expected = whole
+    made = cell(*args).made[-1].parent
+    for seed in range(4):
+        flip(made / name, random.Random(seed))
+        assert contents(cell(*args).made[-1].parent) == expected, seed
+
+
+@pytest.mark.parametrize("end", ["parquet", "json", "maps.safetensors"])
+def test_a_flipped_bit_in_a_part_is_found(whole, cell, tmp_path, end):
+    args, expected = whole
+    cell(*args, "run.shard=0/2")
+    (part,) = (tmp_path / "outputs").glob(f"results/attribute/.work/*/part-00002.{end}")
+    flip(part, random.Random(1))
+    assert contents(cell(*args).made[-1].parent) == expected
+
+
+def test_an_output_folder_that_vanishes_is_made_again(whole, cell, tmp_path):
+    """While the run is under way; what was finished is computed again."""
+    args, expected = whole
+    out = tmp_path / "vanishing"
+    slow = SLOW.format(seconds=0.2)
+    with start(sys.executable, "-c", slow, *tiny.OWN, "data=folder", *args, f"run.output={out}") as process:
+        wait_for(lambda: [*out.glob("results/attribute/.work/*/part-00002.json")])
+        out.rename(tmp_path / "gone")
+        said, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert contents(Path(said.splitlines()[-1]).parent) == expected
+
+
+# ---- missing room, rights, readers -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """mounted(options): a folder that is a file system in memory of its own."""
+    place = tmp_path / "mounted"
+    place.mkdir()
+
+    def mount(options: str) -> Path:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        return place
+
+    yield mount
+    subprocess.run(["umount", "-l", place], capture_output=True)
+
+
+def test_a_full_disk_ends_in_one_sentence_and_nothing_half(whole, cell, mounted):
+    args, expected = whole
+    out = mounted("size=64k")
+    ended = cell(*args, output=out)
+    assert ended.code == 1 and "No space left on device" in ended.complaint and "same command" in ended.complaint
+    assert not [*out.glob("results/attribute/*/table.parquet"), *out.glob("results/attribute/.*.*")]
+    assert subprocess.run(["mount", "-o", "remount,size=8m", out]).returncode == 0
+    assert contents(cell(*args, output=out).made[-1].parent) == expected
+
+
+def test_a_read_only_folder_ends_in_one_sentence(whole, cell, mounted):
+    args, _ = whole
+    out = mounted("size=8m")
+    (out / "results").mkdir()
+    assert subprocess.run(["mount", "-o", "remount,ro", out]).returncode == 0
+    ended = cell(*args, output=out)
+    assert ended.code == 1 and "can't be written" in ended.complaint and "run.output" in ended.complaint
+
+
+def test_a_dead_worker_of_the_data_loader_ends_in_one_sentence(whole, cell, tmp_path):
+    """Killed for its memory, say."""
+    args, expected = whole
+    dying = "import os, signal; from pipeline.images import batches\n" + (
+        "batches._Loaded.__getitem__ = lambda self, i: os.kill(os.getpid(), signal.SIGKILL)\n" + SMALL_PARTS
+    )
+    arguments = [*tiny.OWN, "data=folder", *args, f"run.output={tmp_path / 'outputs'}", "run.workers=1"]
+    with start(sys.executable, "-c", dying, *arguments) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "run.workers" in err.splitlines()[-1] and "Traceback" not in err
+    assert contents(cell(*args, "run.workers=1").made[-1].parent) == expected
+
+
+def test_a_job_whose_node_died_is_taken_over(whole, cell, monkeypatch):
+    """Its claim is of another host and has no heartbeat any more."""
+    args, expected = whole
+    plain, paths = Claims.claim, []
+    with monkeypatch.context() as patch:
+        patch.setattr(Claims, "claim", lambda self, path, about: paths.append(path) or plain(self, path, about))
+        cell(*args, "run.shard=1/2")
+    claim = paths[0].with_name(paths[0].name.replace("part-00001", "part-00000"))
+    claim.write_text(json.dumps({"token": "theirs", "here": "a node that died", "pid": 1, "born": "1"}))
+    ended = cell(*args, "run.heartbeat=0.1")
+    assert contents(ended.made[-1].parent) == expected and "waiting for it" in ended.err
+    assert not claim.exists()
