@@ -31,7 +31,7 @@ def small_parts(monkeypatch):
 
 @pytest.fixture
 def whole(cell, tmp_path, small_parts, monkeypatch):
-    """Without its picture, which takes longest: the bytes of the table and the maps that a run of 9 images makes which nothing disturbs, and its arguments."""
+    """XX
     monkeypatch.setattr("pipeline.run.drawn.draw_figure", lambda *args, **more: None)
     folder = tiny.images(tmp_path / "many", count=9)
     args = ("experiment=attribute", "rule=gbp", f"data.root={folder}")
