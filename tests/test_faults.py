@@ -31,7 +31,8 @@ def small_parts(monkeypatch):
 
 @pytest.fixture
 def whole(cell, tmp_path, small_parts, monkeypatch):
-    """XX
+    """Arguments, and the bytes of the table and the maps that a run of 9 images makes which nothing disturbs. (Without
+    its picture, which would take longest.)"""
     monkeypatch.setattr("pipeline.run.drawn.draw_figure", lambda *args, **more: None)
     folder = tiny.images(tmp_path / "many", count=9)
     args = ("experiment=attribute", "rule=gbp", f"data.root={folder}")
