@@ -8,14 +8,20 @@ import os
 import re
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra import version
-from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import _run_hydra, create_config_search_path, get_args_parser
 from hydra.conf import HydraConf
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -31,17 +37,25 @@ if TYPE_CHECKING:
 
 ROOT = ("seed", "dtype", "target", "scoped", "run", "profile", "figure")
 GROUPS = ("experiment", "model", "weights", "rule", "data", "attack")  # folders of conf/ that determine a cell
+MULTIRUN = "hydra.mode=MULTIRUN"  # what Hydra makes of -m
+LAUNCHERS = {"local": "hydra_joblib_launcher", "slurm": "hydra_submitit_launcher"}
 
 
-def app(cfg: DictConfig) -> None:
-    """One job. Alone it ends with its complaint; in a multirun the others go on, and Hydra raises it at their end."""
+def app(cfg: DictConfig) -> str:
+    """One job. Alone it ends with its complaint; in a multirun the others go on, and it is returned: why the job
+    failed, else ""."""
+    hydra_config = HydraConfig.get()
     try:
-        dispatch(cfg, HydraConfig.get())
-    except UserError as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            print(f"job {HydraConfig.get().job.num} failed: {error}", file=sys.stderr)
+        dispatch(cfg, hydra_config)
+    except Exception as error:
+        if hydra_config.mode != RunMode.MULTIRUN:
+            if isinstance(error, UserError):
+                sys.exit(f"error: {error}")  # Hydra adds lines of its own to exceptions
             raise
-        sys.exit(f"error: {error}")  # Hydra adds lines of its own to exceptions
+        if not isinstance(error, UserError | OSError):
+            traceback.print_exception(error)
+        return str(error) or type(error).__name__
+    return ""
 
 
 def dispatch(cfg: DictConfig, hydra_config: HydraConf) -> None:
@@ -64,10 +78,12 @@ def tables(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None
     from pipeline.run.sweeps import rules_of
 
     cells = rules_of(cfg, hydra_config.runtime.choices, hydra_config.overrides.task)
+    context = elsewhere(cells, hydra_config, context)
     paths = run_cells(cells, context, context.run.force)
     if left := left_out(cells, context):
         there = [(cell, path) for cell, path in zip(cells, paths, strict=True) if cell not in left]
-        print(*(path for _, path in there), sep="\n", end="\n" if there else "")
+        if context.run.groups is None:  # else this is a job, and its output a log
+            print(*(path for _, path in there), sep="\n", end="\n" if there else "")
         return
     picture = cells[0].spec.picture
     drawn = [cell for cell, table in zip(cells, paths, strict=True) if picture and has_maps(cell, table)]
@@ -100,9 +116,25 @@ def figures(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> Non
         chosen = {name: compose("config", overrides=[*others, f"figure={name}"]).figure for name in names}
     for name, figure in chosen.items():
         sweeps = figure_cells(parse(figure, Sweeps, f"figure={name}"), choices["profile"], user_of(overrides))
-        pdf = draw_figure(name, sweeps, choices["profile"], context, force=context.run.force)
+        here = elsewhere([cell for cells in sweeps.values() for cell in cells], hydra_config, context)
+        pdf = draw_figure(name, sweeps, choices["profile"], here, force=here.run.force)
         if pdf:
             print(*made(pdf), sep="\n", flush=True)
+
+
+def elsewhere(cells: Sequence["Cell"], hydra_config: HydraConf, context: "Context") -> "Context":
+    """Where a launcher is chosen for one command, it computes what is missing; the context for the rest."""
+    from pipeline.run.launch import launch
+    from pipeline.run.parsing import plain
+    from pipeline.run.runner import launched
+
+    if hydra_config.runtime.choices["hydra/launcher"] == "basic" or hydra_config.mode == RunMode.MULTIRUN:
+        return context
+    settings = plain(hydra_config.launcher)
+    overrides = [o for o in hydra_config.overrides.task if not o.startswith(("run.wait=", "run.groups="))]
+    launched(cells, context, lambda tasks: launch(tasks, overrides, settings, context.run.wait))
+    groups = None if context.run.wait else []  # draws and reports what is there
+    return replace(context, run=replace(context.run, force=False, groups=groups))
 
 
 def has_maps(cell: "Cell", table: Path) -> bool:
@@ -161,6 +193,31 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     return [*found, "profile=demo"] if "figure" in given and "profile" not in given else found
 
 
+def check_launcher(overrides: Sequence[str]) -> None:
+    """Raises UserError for a launcher whose package is not there."""
+    for name, package in LAUNCHERS.items():
+        if f"hydra/launcher={name}" in overrides and find_spec(f"hydra_plugins.{package}") is None:
+            raise UserError(f"hydra/launcher={name} needs the package {package}; pip install '.[cluster]'")
+
+
+def multirun(overrides: list[str], conf: Path) -> None:
+    """All jobs of a sweep, by the launcher that is chosen. Raises UserError for those that failed, after the others."""
+    hydra = Hydra.create_main_hydra2("pipeline", create_config_search_path(str(conf)))
+    try:
+        batches = hydra.multirun("config", app, [*overrides, MULTIRUN])
+    finally:
+        GlobalHydra.instance().clear()
+    jobs = [job for batch in batches for job in batch]
+    shared = set.intersection(*(set(job.overrides) for job in jobs))
+    failed = [(job, why) for job in jobs if (why := job.return_value)]
+    for job, why in failed:
+        print(f"failed: {' '.join(o for o in job.overrides if o not in shared)}: {why}", file=sys.stderr)
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(jobs)} jobs failed; mend what is said above and run the same command again"
+        )
+
+
 class Stopped(KeyboardInterrupt):
     """A signal that asks to end: what runs gives its claims back, and finished parts are kept."""
 
@@ -176,6 +233,8 @@ def stop_on_signals() -> None:
     def stop(number: int, _frame: object) -> None:
         raise Stopped(number)
 
+    if threading.current_thread() is not threading.main_thread():
+        return
     for name in ("SIGINT", "SIGTERM", "SIGUSR2"):
         number = getattr(signal, name, None)  # not every system has all
         if number and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
@@ -190,7 +249,11 @@ def main(arguments: Sequence[str] | None = None, conf: Path = CONF) -> None:
     args = parser.parse_intermixed_args(hydra_arguments(sys.argv[1:] if arguments is None else arguments))
     stop_on_signals()
     try:
-        _run_hydra(args, parser, app, str(conf), "config")
+        check_launcher(args.overrides)
+        if args.multirun or MULTIRUN in args.overrides:
+            multirun(args.overrides, conf)
+        else:
+            _run_hydra(args, parser, app, str(conf), "config")
     except UserError as error:
         sys.exit(f"error: {error}")
     except (HydraException, OmegaConfBaseException) as error:

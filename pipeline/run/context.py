@@ -29,7 +29,7 @@ class Run:
     processes that load images, threads that compute (null: torch's choice), the output folder, whether finished
     cells are computed again, which share of the work is done here (shard: "2/8", of each eighth part the second;
     groups: only cells that share their work under these names), and the seconds between signs of life that other
-    processes see (heartbeat)."""
+    processes see (heartbeat), and whether jobs that were sent are waited for."""
 
     device: str
     batch_size: int | None
@@ -40,6 +40,7 @@ class Run:
     shard: str | None
     groups: list[str] | None
     heartbeat: float
+    wait: bool
 
     def __post_init__(self):
         if self.shard is not None:

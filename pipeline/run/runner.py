@@ -4,7 +4,7 @@ import gc
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.run.cell import Cell
 from pipeline.run.context import Context, shard_of
 from pipeline.run.groups import Group, advance, changed, current, parts_of, stamp
+from pipeline.run.launch import tasks_of
 from pipeline.weights.planted import Planted, PlantedBy
 from pipeline.weights.states import TrainedBy, weights_file
 
@@ -27,12 +28,9 @@ def run_cells(cells: Sequence[Cell], context: Context, force: bool = False) -> l
     """
     cells = [with_file(cell, context) for cell in cells]
     todo = to_do(cells, context, force)
-    for cell in todo:  # all rules before any images are looked for
-        cell.spec.refuse(cell.experiment.name, cell.rule.name, cell.rule.value)
-    for cell in todo:
-        refuse(cell, context)
+    check(todo, context)
     groups = groups_of(cells, todo, context, force)
-    if trainings := [by.cell for group in groups for cell in group.cells for by in trained_for(cell)]:
+    if trainings := trainings_of([cell for group in groups for cell in group.cells], todo, context):
         run_cells(trainings, replace(context, run=replace(context.run, shard=None, groups=None)))
         for cell in cells:
             context.finished.pop(cell.key, None)
@@ -43,6 +41,38 @@ def run_cells(cells: Sequence[Cell], context: Context, force: bool = False) -> l
         with tqdm(total=total, unit="image", file=sys.stderr, disable=total == 0, dynamic_ncols=True) as bar:
             run_groups(groups, context, bar)
     return [context.store.table_path(cell) for cell in cells]
+
+
+def launched(cells: Sequence[Cell], context: Context, launch: Callable[[list[list[str]]], None]) -> None:
+    """Let other processes compute the cells that are not in the store, first what others are trained for. `launch`
+    takes tasks, lists of shared keys, and returns when they are done or on their way. Raises UserError, before any
+    work, for what can't be computed."""
+    cells = [with_file(cell, context) for cell in cells]
+    todo = to_do(cells, context, context.run.force)
+    check(todo, context)
+    trainings = {by.cell.key: with_file(by.cell, context) for cell in todo for by in trained_for(cell)}
+    for some in (list(trainings.values()), cells):
+        force = context.run.force and some is cells
+        if tasks := tasks_of(to_do(some, context, force)):
+            launch(tasks)
+        context.finished.clear()
+        if some is not cells and to_do(some, context, False):
+            raise UserError("networks are being trained first; run the same command again when they are there")
+
+
+def check(cells: Sequence[Cell], context: Context) -> None:
+    """Raises UserError for cells that can't be computed, as far as that is known before."""
+    for cell in cells:  # all rules before any images are looked for
+        cell.spec.refuse(cell.experiment.name, cell.rule.name, cell.rule.value)
+    for cell in cells:
+        refuse(cell, context)
+
+
+def trainings_of(needed_by: Sequence[Cell], todo: Sequence[Cell], context: Context) -> list[Cell]:
+    """What has to be trained for these cells, and what context.run.groups names of the trainings for the others."""
+    named = context.run.groups or ()
+    found = [by.cell for cell in needed_by for by in trained_for(cell)]
+    return found + [by.cell for cell in todo for by in trained_for(cell) if by.cell.shared_key in named]
 
 
 def groups_of(cells: Sequence[Cell], todo: Sequence[Cell], context: Context, force: bool) -> list[Group]:
