@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pipeline.run.cell import Cell
     from pipeline.run.context import Context
 
-ROOT = ("seed", "dtype", "target", "scoped", "run", "profile", "figure")
+ROOT = ("command", "seed", "dtype", "target", "scoped", "run", "profile", "figure")
 GROUPS = ("experiment", "model", "weights", "rule", "data", "attack")  # folders of conf/ that determine a cell
 MULTIRUN = "hydra.mode=MULTIRUN"  # what Hydra makes of -m
 LAUNCHERS = {"local": "hydra_joblib_launcher", "slurm": "hydra_submitit_launcher"}
@@ -67,7 +67,24 @@ def dispatch(cfg: DictConfig, hydra_config: HydraConf) -> None:
     if unknown:
         raise UserError(f"there is no setting '{unknown[0]}'; see python -m pipeline --help")
     context = context_of(parse(cfg.run, Run, "run"))
-    (tables if cfg.get("figure") is None else figures)(cfg, hydra_config, context)
+    command = COMMANDS.get(cfg.command) or (tables if cfg.get("figure") is None else figures)
+    command(cfg, hydra_config, context)
+
+
+def status(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
+    """What is there of the tables of a command."""
+    from pipeline.run.status import report
+
+    print(report(cells_of(cfg, hydra_config), context))
+
+
+def cells_of(cfg: DictConfig, hydra_config: HydraConf) -> list["Cell"]:
+    """Of all that the command would compute."""
+    from pipeline.run.sweeps import rules_of
+
+    if cfg.get("figure") is None:
+        return rules_of(cfg, hydra_config.runtime.choices, hydra_config.overrides.task)
+    return [cell for sweeps in figures_of(cfg, hydra_config).values() for cells in sweeps.values() for cell in cells]
 
 
 def tables(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
@@ -80,10 +97,12 @@ def tables(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None
     cells = rules_of(cfg, hydra_config.runtime.choices, hydra_config.overrides.task)
     context = elsewhere(cells, hydra_config, context)
     paths = run_cells(cells, context, context.run.force)
-    if left := left_out(cells, context):
-        there = [(cell, path) for cell, path in zip(cells, paths, strict=True) if cell not in left]
-        if context.run.groups is None:  # else this is a job, and its output a log
-            print(*(path for _, path in there), sep="\n", end="\n" if there else "")
+    left = left_out(cells, context)
+    if context.run.groups:  # this is a job that does its share
+        return
+    if left:
+        there = [path for cell, path in zip(cells, paths, strict=True) if cell not in left]
+        print(*there, sep="\n", end="\n" if there else "")
         return
     picture = cells[0].spec.picture
     drawn = [cell for cell, table in zip(cells, paths, strict=True) if picture and has_maps(cell, table)]
@@ -99,9 +118,20 @@ def tables(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None
 
 def figures(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
     """The figure that is chosen, or with figure=all each of its figures."""
+    from pipeline.run.drawn import draw_figure
+
+    profile = hydra_config.runtime.choices["profile"]
+    for name, sweeps in figures_of(cfg, hydra_config).items():
+        here = elsewhere([cell for cells in sweeps.values() for cell in cells], hydra_config, context)
+        pdf = draw_figure(name, sweeps, profile, here, force=here.run.force)
+        if pdf:
+            print(*made(pdf), sep="\n", flush=True)
+
+
+def figures_of(cfg: DictConfig, hydra_config: HydraConf) -> Mapping[str, dict[str, list["Cell"]]]:
+    """Cells by sweep, by figure."""
     from hydra import compose
 
-    from pipeline.run.drawn import draw_figure
     from pipeline.run.parsing import All, parse
     from pipeline.run.sweeps import Profile, Sweeps, figure_cells, user_of
 
@@ -114,12 +144,13 @@ def figures(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> Non
         others = [o for o in overrides if not o.startswith(("figure=", "figure."))]
         names = parse(cfg.figure, All, "figure=all").names
         chosen = {name: compose("config", overrides=[*others, f"figure={name}"]).figure for name in names}
-    for name, figure in chosen.items():
-        sweeps = figure_cells(parse(figure, Sweeps, f"figure={name}"), choices["profile"], user_of(overrides))
-        here = elsewhere([cell for cells in sweeps.values() for cell in cells], hydra_config, context)
-        pdf = draw_figure(name, sweeps, choices["profile"], here, force=here.run.force)
-        if pdf:
-            print(*made(pdf), sep="\n", flush=True)
+    return {
+        name: figure_cells(parse(figure, Sweeps, f"figure={name}"), choices["profile"], user_of(overrides))
+        for name, figure in chosen.items()
+    }
+
+
+COMMANDS = {"status": status}  # the first word of the command line, where it is no override
 
 
 def elsewhere(cells: Sequence["Cell"], hydra_config: HydraConf, context: "Context") -> "Context":
@@ -185,9 +216,13 @@ def options_of(group: str) -> list[str]:
 
 
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
-    """The command line as Hydra takes it: rectgrad.quantile=0.8 concerns that option alone, wherever it is used, and
-    goes to `scoped`; a figure has the profile demo unless another one is named."""
+    """The command line as Hydra takes it. The name of a command becomes a setting;
+    rectgrad.quantile=0.8 concerns that option alone, wherever it is used, and goes to `scoped`; a figure has the
+    profile demo unless another one is named."""
     names = "|".join(name for group in GROUPS for name in options_of(group))
+    if arguments and re.fullmatch("[a-z]+", arguments[0]) and arguments[0] not in COMMANDS:
+        raise UserError(f"there is no command '{arguments[0]}'; choose one of {', '.join(COMMANDS)}")
+    arguments = [f"command={argument}" if argument in COMMANDS else argument for argument in arguments]
     found = [re.sub(rf"^({names})\.([\w.]+=.*)$", r"++scoped.\1.\2", argument) for argument in arguments]
     given = {argument.split("=", 1)[0] for argument in arguments}
     return [*found, "profile=demo"] if "figure" in given and "profile" not in given else found
@@ -245,10 +280,10 @@ def main(arguments: Sequence[str] | None = None, conf: Path = CONF) -> None:
     """Run the command line; one sentence and exit code 1 for what the user can mend, 130 when interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     version.setbase("1.3")
-    parser = get_args_parser()
-    args = parser.parse_intermixed_args(hydra_arguments(sys.argv[1:] if arguments is None else arguments))
     stop_on_signals()
     try:
+        parser = get_args_parser()
+        args = parser.parse_intermixed_args(hydra_arguments(sys.argv[1:] if arguments is None else arguments))
         check_launcher(args.overrides)
         if args.multirun or MULTIRUN in args.overrides:
             multirun(args.overrides, conf)

@@ -37,13 +37,14 @@ class Command:
         return DelayedSubmission(self, arguments)
 
 
-def tasks_of(cells: Sequence[Cell]) -> list[list[str]]:
-    """Shared keys of cells that go into one job: those of one network on the same images."""
-    found: dict[str, dict[str, None]] = {}
+def tasks_of(cells: Sequence[Cell], todo: Sequence[Cell]) -> list[list[str]]:
+    """Shared keys of cells that go into one job: those of one network on the same images, where any is to do."""
+    found: dict[str, dict[str, bool]] = {}
+    wanted = {cell.shared_key for cell in todo}
     for cell in cells:
         parts = {name: cell.identity.get(name) for name in ("model", "weights", "seed", "dtype", "data")}
-        found.setdefault(digest(parts), {})[cell.shared_key] = None
-    return [list(keys) for keys in found.values()]
+        found.setdefault(digest(parts), {})[cell.shared_key] = cell.shared_key in wanted
+    return [list(keys) for keys in found.values() if any(keys.values())]
 
 
 def launch(tasks: Sequence[Sequence[str]], overrides: Sequence[str], launcher: Mapping[str, Any], wait: bool) -> None:

@@ -53,7 +53,7 @@ def launched(cells: Sequence[Cell], context: Context, launch: Callable[[list[lis
     trainings = {by.cell.key: with_file(by.cell, context) for cell in todo for by in trained_for(cell)}
     for some in (list(trainings.values()), cells):
         force = context.run.force and some is cells
-        if tasks := tasks_of(to_do(some, context, force)):
+        if tasks := tasks_of(some, to_do(some, context, force)):
             launch(tasks)
         context.finished.clear()
         if some is not cells and to_do(some, context, False):
@@ -62,10 +62,17 @@ def launched(cells: Sequence[Cell], context: Context, launch: Callable[[list[lis
 
 def check(cells: Sequence[Cell], context: Context) -> None:
     """Raises UserError for cells that can't be computed, as far as that is known before."""
-    for cell in cells:  # all rules before any images are looked for
-        cell.spec.refuse(cell.experiment.name, cell.rule.name, cell.rule.value)
-    for cell in cells:
-        refuse(cell, context)
+    checks = (
+        lambda cell: cell.spec.refuse(cell.experiment.name, cell.rule.name, cell.rule.value),
+        lambda cell: refuse(cell, context),
+    )
+    for right in checks:  # all rules before any images are looked for
+        for cell in cells:
+            try:
+                right(cell)
+            except UserError as error:
+                context.store.fail(cell, str(error))
+                raise
 
 
 def trainings_of(needed_by: Sequence[Cell], todo: Sequence[Cell], context: Context) -> list[Cell]:

@@ -1,0 +1,151 @@
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+SWEEP = ("-m", "weights=gaussian,ring", "rule=gbp,lrp", "seed=1,2,3")
+needs_joblib_launcher = pytest.mark.skipif(
+    importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None, reason="hydra-joblib-launcher is missing"
+)
+
+
+def arguments(tmp_path: Path, *more: str) -> list[str]:
+    folder = tmp_path / "images"
+    own = [*tiny.OWN, "data=folder", f"data.root={tiny.images(folder) if not folder.is_dir() else folder}"]
+    return [*more, *own, "run.device=cpu"]
+
+
+def started(*args: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *args], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def tables(out: Path) -> dict[str, str]:
+    """Checksums of all tables, by experiment and key."""
+    return {
+        "/".join(path.parts[-3:]): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in out.glob("results/*/*/table.parquet")
+    }
+
+
+@needs_joblib_launcher
+def test_the_local_launcher_makes_the_same_tables_and_one_bad_job_does_not_hinder_the_others(run, tmp_path):
+    """Twelve good jobs and six bad ones, in both ways."""
+    sweep = ["-m", "weights=gaussian,ring", "rule=gbp,lrp,external", "seed=1,2,3"]
+    basic = run(*arguments(tmp_path, *sweep), output=tmp_path / "basic")
+    code, out, err = started(
+        *arguments(tmp_path, *sweep), f"run.output={tmp_path / 'local'}", "hydra/launcher=local",
+        "hydra.launcher.n_jobs=2",
+    )  # fmt: skip
+    assert (basic.code, code) == (1, 1)
+    assert tables(tmp_path / "basic") == tables(tmp_path / "local") and len(tables(tmp_path / "local")) == 12
+    names = [{path.parent.name for path in map(Path, text.split())} for text in (basic.out, out)]
+    assert names[0] == names[1] and len(names[0]) == 12
+    for text in (basic.err, err):
+        said = [line for line in text.splitlines() if line.startswith("failed: ")]
+        job = "weights=gaussian rule=external seed=1"
+        assert said[0] == f"failed: {job}: rule=external lacks the setting 'call'; add it"
+        assert len(said) == 6 and "error: 6 of 18 jobs failed" in text
+
+
+def test_a_job_with_a_bug_does_not_hinder_the_others(cell, monkeypatch):
+    from pipeline.experiments import cascade
+
+    plain = cascade.walk.cascade
+
+    def breaks(record, rules, *args, **kwargs):
+        if "RectGrad" in str(rules):
+            raise ZeroDivisionError("of our own")
+        return plain(record, rules, *args, **kwargs)
+
+    monkeypatch.setattr(cascade.walk, "cascade", breaks)
+    ended = cell("-m", "rule=gbp,rectgrad,lrp")
+    assert ended.code == 1 and len(ended.made) == 2
+    assert "Traceback" in ended.err and "failed: rule=rectgrad: of our own" in ended.err
+
+
+def test_one_bad_group_of_a_figure_does_not_hinder_the_others(run, tmp_path, monkeypatch):
+    from pipeline.errors import UserError
+    from pipeline.experiments import cascade
+    from tests.test_shards import figure
+
+    plain = cascade.walk.cascade
+    seen = []
+
+    def breaks(record, rules, *args, **kwargs):
+        seen.append(rules)
+        if len(seen) == 1:
+            raise UserError("this one can't be explained")
+        return plain(record, rules, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cascade.walk, "cascade", breaks)
+        ended = run(*figure(tmp_path))
+    assert ended.code == 1 and ended.out == "" and "1 of 9 groups" in ended.complaint
+    said = run("status", *figure(tmp_path)).out.splitlines()
+    failed = [line for line in said if line.startswith("failed")]
+    assert len(failed) == 4 and all("this one can't be explained" in line for line in failed)
+    assert said[-1].endswith("0 running, 4 failed, 0 missing")
+    assert run(*figure(tmp_path)).code == 0
+    assert run("status", *figure(tmp_path)).out.splitlines()[-1].endswith("0 running, 0 failed, 0 missing")
+
+
+@needs_joblib_launcher
+def test_a_figure_by_the_local_launcher(run, tmp_path):
+    from tests.test_shards import figure
+
+    here = run(*figure(tmp_path), output=tmp_path / "here")
+    code, out, err = started(
+        *figure(tmp_path), "run.device=cpu", f"run.output={tmp_path / 'local'}", "hydra/launcher=local",
+        "hydra.launcher.n_jobs=2",
+    )  # fmt: skip
+    assert code == 0 and "9/9" in err, err
+    assert [Path(line).name for line in out.splitlines()] == [path.name for path in here.made]
+    assert tables(tmp_path / "here") == tables(tmp_path / "local")
+
+
+def test_a_launcher_that_is_not_installed_is_named(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.cli.find_spec", lambda name: None)
+    ended = run("hydra/launcher=slurm", *arguments(tmp_path))
+    assert ended.code == 1 and ended.complaint.endswith("pip install '.[cluster]'")
+
+
+# ---- status ----------------------------------------------------------------------------------------------------------
+
+
+def test_status_tells_where_a_cell_is_running_and_how_far(run, tmp_path, monkeypatch):
+    from tests.test_faults import SLOW, wait_for
+
+    args = arguments(tmp_path)
+    out = tmp_path / "outputs"
+    assert run("status", *args).out.splitlines() == [
+        "missing cascade own gaussian seed 100 folder gbp",
+        "1 tables: 0 done, 0 running, 0 failed, 1 missing",
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW.format(seconds=1.5), *args, f"run.output={out}"], stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": os.getcwd()},
+    ) as process:  # fmt: skip
+        wait_for(lambda: [*out.glob("results/cascade/.work/*/part-00000.json")])
+        said = run("status", *args).out.splitlines()[0]
+        process.kill()
+    assert said.startswith("running cascade own") and f"process {process.pid} since {time.strftime('%Y-')}" in said
+    assert ", part 2 of 3" in said and "1 parts are there" in said
+    assert run("status", *args).out.splitlines()[0].endswith("gbp   1 parts are there"), "it is dead"
+    assert run(*args).code == 0
+    assert run("status", *args).out.splitlines()[-1] == "1 tables: 1 done, 0 running, 0 failed, 0 missing"
+
+
+def test_a_word_that_is_no_command(tmp_path):
+    code, out, err = started("stauts", *arguments(tmp_path))
+    assert (code, out) == (1, "") and err.startswith("error: there is no command 'stauts'; choose one of status")
