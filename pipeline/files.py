@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ from pipeline.errors import UserError
 _installed, _checkout = Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf"
 CONF = (_checkout if (_checkout / "config.yaml").is_file() else _installed).resolve()
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
+
+
+@cache
+def options_of(group: str) -> list[str]:
+    """The names of a group's options, conf/<group>/<name>.yaml."""
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
 def file_hash(file: Path) -> str | None:

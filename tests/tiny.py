@@ -1,5 +1,6 @@
 """A network and images small enough for tests of everything around the engine."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,12 @@ def mean_gradient(model: nn.Module, x: torch.Tensor, target: torch.Tensor) -> to
     x = x.requires_grad_()
     (gradient,) = torch.autograd.grad(model(x).gather(1, target[:, None]).sum(), x)
     return gradient
+
+
+def slow_gradient(model: nn.Module, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """A second for each batch."""
+    time.sleep(1)
+    return mean_gradient(model, x, target)
 
 
 def wrong_shape(model: nn.Module, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -44,6 +44,12 @@ def born(pid: int) -> str | None:
     return ""
 
 
+def lives(known: Mapping[str, Any]) -> bool:
+    """Whether the process of this host that a claim names is still there."""
+    now = born(known["pid"])
+    return now is not None and now == known["born"]
+
+
 @dataclass(frozen=True)
 class Claims:
     """beat: seconds between signs of life."""
@@ -92,7 +98,7 @@ class Claims:
         if touched is None:
             return True
         if known and known.get("here") == here():
-            return born(known["pid"]) is None or born(known["pid"]) != known["born"]
+            return not lives(known)
         now = time.monotonic()
         last, since = self._watched.get(path, (None, now))
         if last != touched:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.run.cell import Cell
-from pipeline.run.claims import BEATS, age, born, here, holder, last_touch
+from pipeline.run.claims import BEATS, age, here, holder, last_touch, lives
 from pipeline.run.context import Context
 from pipeline.run.groups import current
 from pipeline.run.runner import trained_for, with_file
@@ -24,10 +24,15 @@ class State:
 
 
 def states(cells: Sequence[Cell], context: Context) -> list[State]:
-    """Of the cells, each once, those that are trained for others first."""
+    """Of the cells, and of those that are trained for them."""
+    return [state_of(cell, context) for cell in with_trainings(cells, context)]
+
+
+def with_trainings(cells: Sequence[Cell], context: Context) -> list[Cell]:
+    """Each once, those that are trained for others first."""
     placed = [with_file(cell, context) for cell in cells]
     trained = [with_file(by.cell, context) for cell in placed for by in trained_for(cell)]
-    return [state_of(cell, context) for cell in {cell.key: cell for cell in [*trained, *placed]}.values()]
+    return list({cell.key: cell for cell in [*trained, *placed]}.values())
 
 
 def state_of(cell: Cell, context: Context) -> State:
@@ -55,10 +60,7 @@ def running_text(claim: Path) -> str:
     known, touched = holder(claim), last_touch(claim)
     if known is None or touched is None:
         return ""
-    if known["here"] == here():
-        alive = born(known["pid"]) == known["born"]
-    else:
-        alive = age(claim, touched) < BEATS * known["beat"]
+    alive = lives(known) if known["here"] == here() else age(claim, touched) < BEATS * known["beat"]
     part = f", part {known['part']} of {known['parts']}" if "part" in known else ""
     return f"{known['here'].split(' ')[0]} process {known['pid']} since {when(known['since'])}{part}" if alive else ""
 

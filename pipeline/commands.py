@@ -1,0 +1,193 @@
+"""What the command line does once Hydra has composed it: tables, figures, and what can be asked about them.
+
+What takes long to import is imported when there is something to compute.
+"""
+
+import itertools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra import compose
+from hydra.conf import HydraConf
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from pipeline.errors import UserError
+from pipeline.files import options_of
+
+if TYPE_CHECKING:
+    from pipeline.run.cell import Cell
+    from pipeline.run.context import Context
+
+ROOT = ("command", "seed", "dtype", "target", "scoped", "run", "profile", "figure")
+GROUPS = ("experiment", "model", "weights", "rule", "data", "attack")  # folders of conf/ that determine a cell
+
+
+def dispatch(cfg: DictConfig, hydra_config: HydraConf) -> None:
+    """Compute tables or draw figures, and print their paths."""
+    from pipeline.run.context import Run, context_of
+    from pipeline.run.parsing import parse
+
+    unknown = [str(key) for key in cfg if key not in (*GROUPS, *ROOT)]
+    if unknown:
+        raise UserError(f"there is no setting '{unknown[0]}'; see python -m pipeline --help")
+    context = context_of(parse(cfg.run, Run, "run"))
+    command = COMMANDS.get(cfg.command) or (tables if cfg.get("figure") is None else figures)
+    command(cfg, hydra_config, context)
+
+
+def status(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
+    """What is there of the tables of a command."""
+    from pipeline.run.status import report
+
+    print(report(cells_of(cfg, hydra_config), context))
+
+
+def cells_of(cfg: DictConfig, hydra_config: HydraConf) -> list["Cell"]:
+    """Of all that the command would compute."""
+    from pipeline.run.sweeps import rules_of
+
+    if cfg.get("figure") is None:
+        return rules_of(cfg, hydra_config.runtime.choices, hydra_config.overrides.task)
+    return [cell for sweeps in figures_of(cfg, hydra_config).values() for cells in sweeps.values() for cell in cells]
+
+
+def tables(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
+    """The table that is configured, or one for each rule of rule=all, and the picture of its maps if it has one."""
+    from pipeline.run.cell import digest
+    from pipeline.run.drawn import draw_figure
+    from pipeline.run.runner import left_out, run_cells
+    from pipeline.run.sweeps import rules_of
+
+    cells = rules_of(cfg, hydra_config.runtime.choices, hydra_config.overrides.task)
+    context = elsewhere(cells, hydra_config, context)
+    paths = run_cells(cells, context, context.run.force)
+    left = left_out(cells, context)
+    if context.run.groups:  # this is a job that does its share
+        return
+    if left:
+        there = [path for cell, path in zip(cells, paths, strict=True) if cell not in left]
+        print(*there, sep="\n", end="\n" if there else "")
+        return
+    picture = cells[0].spec.picture
+    drawn = [cell for cell, table in zip(cells, paths, strict=True) if picture and has_maps(cell, table)]
+    if drawn:
+        name = f"{picture}_{digest({'cells': [cell.key for cell in drawn]})}"
+        if pdf := draw_figure(picture, {picture: drawn}, "", context, name):
+            print(*made(pdf), sep="\n")
+    complaint = report(cells[0], paths[0])
+    print(*paths, sep="\n")
+    if complaint:
+        raise UserError(complaint)
+
+
+def figures(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
+    """The figure that is chosen, or with figure=all each of its figures."""
+    from pipeline.run.drawn import draw_figure
+
+    profile = hydra_config.runtime.choices["profile"]
+    for name, sweeps in figures_of(cfg, hydra_config).items():
+        here = elsewhere([cell for cells in sweeps.values() for cell in cells], hydra_config, context)
+        pdf = draw_figure(name, sweeps, profile, here, force=here.run.force)
+        if pdf:
+            print(*made(pdf), sep="\n", flush=True)
+
+
+def figures_of(cfg: DictConfig, hydra_config: HydraConf) -> Mapping[str, dict[str, list["Cell"]]]:
+    """Cells by sweep, by figure."""
+    from pipeline.run.parsing import All, parse
+    from pipeline.run.sweeps import Profile, Sweeps, figure_cells, user_of
+
+    choices, overrides = hydra_config.runtime.choices, list(hydra_config.overrides.task)
+    parse(cfg.profile, Profile, f"profile={choices['profile']}")
+    chosen = {choices["figure"]: cfg.figure}
+    if "names" in cfg.figure:
+        if any(o.startswith("figure.sweeps") for o in overrides):
+            raise UserError("figure.sweeps are those of one figure; choose it instead of figure=all")
+        others = [o for o in overrides if not o.startswith(("figure=", "figure."))]
+        names = parse(cfg.figure, All, "figure=all").names
+        chosen = {name: compose("config", overrides=[*others, f"figure={name}"]).figure for name in names}
+    return {
+        name: figure_cells(parse(figure, Sweeps, f"figure={name}"), choices["profile"], user_of(overrides))
+        for name, figure in chosen.items()
+    }
+
+
+def clean(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
+    """List what no figure refers to and what dead runs left, ask, and remove it."""
+    from pipeline.run.clean import listed, remove, rubbish
+    from pipeline.run.status import with_trainings
+
+    found = list(rubbish(context.store, {cell.key for cell in with_trainings(cells_of_all(hydra_config), context)}))
+    print(listed(context.store, found), flush=True)
+    if found:
+        print(f"remove these {len(found)}? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            remove(found)
+            print("removed", file=sys.stderr)
+        else:
+            print("nothing is removed", file=sys.stderr)
+
+
+def cells_of_all(hydra_config: HydraConf) -> list["Cell"]:
+    """Of every figure in every profile."""
+    from pipeline.run.parsing import parse
+    from pipeline.run.sweeps import Sweeps, figure_cells, user_of
+
+    found = []
+    every = list(itertools.product(options_of("profile"), options_of("figure")))
+    for profile, name in tqdm(every, desc="what figures refer to", unit="figure", file=sys.stderr):
+        if name != "all":
+            figure = compose("config", overrides=[f"profile={profile}", f"figure={name}"]).figure
+            sweeps = parse(figure, Sweeps, f"figure={name}")
+            user = user_of(hydra_config.overrides.task)
+            found += [cell for cells in figure_cells(sweeps, profile, user).values() for cell in cells]
+    return found
+
+
+def elsewhere(cells: Sequence["Cell"], hydra_config: HydraConf, context: "Context") -> "Context":
+    """Where a launcher is chosen for one command, it computes what is missing; the context for the rest."""
+    from pipeline.run.launch import launch
+    from pipeline.run.parsing import plain
+    from pipeline.run.runner import launched
+
+    if hydra_config.runtime.choices["hydra/launcher"] == "basic" or hydra_config.mode == RunMode.MULTIRUN:
+        return context
+    settings = plain(hydra_config.launcher)
+    overrides = [o for o in hydra_config.overrides.task if not o.startswith(("run.wait=", "run.groups="))]
+    launched(cells, context, lambda tasks: launch(tasks, overrides, settings, context.run.wait))
+    groups = None if context.run.wait else []  # draws and reports what is there
+    return replace(context, run=replace(context.run, force=False, groups=groups))
+
+
+def has_maps(cell: "Cell", table: Path) -> bool:
+    """Whether there is something to draw; says so if no row is there."""
+    import pandas as pd
+
+    if pd.read_parquet(table).empty:
+        print(f"no image was chosen, so there is nothing to draw: {cell.title}", file=sys.stderr)
+        return False
+    return (table.parent / "maps.safetensors").is_file()
+
+
+def made(pdf: Path) -> list[Path]:
+    """The files of a figure, its pdf last."""
+    return [pdf.with_suffix(".csv"), pdf.with_suffix(".png"), pdf]
+
+
+def report(cell: "Cell", table: Path) -> str | None:
+    """Show the table on stderr if its experiment says how; what is wrong with it, if anything."""
+    import pandas as pd
+
+    if cell.spec.report is None:
+        return None
+    text, complaint = cell.spec.report(pd.read_parquet(table))
+    print(text, file=sys.stderr)
+    return complaint
+
+
+COMMANDS: Mapping[str, Callable[[DictConfig, HydraConf, "Context"], None]] = {"status": status, "clean": clean}
