@@ -167,6 +167,14 @@ def test_rows_do_not_depend_on_the_batch_size_nor_on_company(planted, tmp_path):
     pd.testing.assert_frame_equal(alone.sort_values("image", ignore_index=True), same, rtol=0, atol=1e-9)
 
 
+def test_an_attack_without_look_alikes_has_no_rows_of_them(planted):
+    call, *_ = planted
+    args = ("experiment=backdoor", "backdoor.samples=[clean,cross]", "backdoor.inputs=[edge]")
+    for attack, samples in (("badnet", ["clean"]), ("wanet", ["clean", "cross"])):
+        table = pd.read_parquet(call(attack, *args).made[-1])
+        assert list(table["sample"].unique()) == samples and len(table) == 5 * len(samples)
+
+
 def test_energy_inside_a_mask_is_its_transcription():
     generator = torch.Generator().manual_seed(0)
     r = torch.randn(6, 3, 7, 5, generator=generator, dtype=torch.float64)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import pytest
+from hydra import compose
 
 from pipeline.attacks.badnet import BadNetAttack
 from pipeline.attacks.inputaware import InputAwareAttack
@@ -283,7 +284,7 @@ def test_an_attack_of_the_users_own_and_few_images():
 
 @pytest.mark.parametrize("profile", ["demo", "paper"])
 def test_its_cells(hydra, profile):  # noqa: F811
-    """Every attacked network has clean ones beside it; only attacks that have it are asked for what looks triggered."""
+    """Every attacked network has clean ones beside it."""
     sweeps = cells_of("backdoors", profile, "rule=gbp")  # one rule for six, to be quick
     rows = {name: pd.DataFrame([facts(cell) for cell in cells]) for name, cells in sweeps.items()}
     for attacked, clean in (("decides", "decides_clean"), ("highlight", "highlight_clean")):
@@ -292,12 +293,16 @@ def test_its_cells(hydra, profile):  # noqa: F811
             for t in map(rows.get, (attacked, clean))
         ]
         assert keys[0] == keys[1] and len(keys[0]) == len(rows[clean])
-    crossed = rows["again"][rows["again"]["attack.name"].isin(["inputaware", "wanet"])]
-    assert set(backdoor_tables.whose(rows["cross"])) == set(backdoor_tables.whose(crossed))
+    assert set(backdoor_tables.whose(rows["cross"])) == set(backdoor_tables.whose(rows["again"]))
     assert {cls.CROSS != "" for cls in (InputAwareAttack, WaNetAttack)} == {True} and not BadNetAttack.CROSS
     kinds = {backdoor_tables.variant(network) for network in backdoor_tables.whose(rows["variants"])}
     assert kinds >= {"1 px", "2 px", "3 px", "5 px"} and "fine-tuned" not in kinds
     assert {cell.experiment.value.rescale.value for cell in sweeps["rescale"]} == set(backdoors.RESCALES)
+
+
+def test_what_looks_triggered_is_computed_once_for_both_figures(hydra):  # noqa: F811
+    own, other = (compose("config", overrides=[f"figure={name}", "profile=demo"]) for name in ("backdoors", "fig9"))
+    assert own.figure.sweeps.cross == other.figure.sweeps.cross
 
 
 def test_laptop_names_networks_that_come_along(hydra):  # noqa: F811
@@ -312,5 +317,5 @@ def test_laptop_names_networks_that_come_along(hydra):  # noqa: F811
 
 
 def test_a_sweep_without_cells_is_refused(run):
-    ended = run("figure=backdoors", "profile=laptop", "profile.backdoors.crossed=[]")
-    assert ended.code == 1 and "figure=backdoors has nothing for its sweep cross" in ended.complaint
+    ended = run("figure=backdoors", "profile=laptop", "profile.backdoors.variants=[]")
+    assert ended.code == 1 and "figure=backdoors has nothing for its sweep variants" in ended.complaint

@@ -64,9 +64,9 @@ def run(
 ) -> list[Result]:
     """A table for each rule and options, a row per image, sample and input: COLUMNS.
 
-    sample: the image as it is, triggered, ... (triggered.SAMPLES); goal: the class that the trigger asks for. The
-    others as in experiment=kis, on that sample: decision is that on the sample, and s_own, s_fixed, decision_star are
-    of the input in its place.
+    sample: the image as it is, triggered, ... (triggered.SAMPLES), `cross` only where the attack has it; goal: the
+    class that the trigger asks for. The others as in experiment=kis, on that sample: decision is that on the sample,
+    and s_own, s_fixed, decision_star are of the input in its place.
 
     With options.pictures also pictures.safetensors: of each image `clean` and `triggered`, pixels in [0, 1], and
     `attribution`, R of the triggered one. Raises UserError for images without labels.
@@ -78,7 +78,7 @@ def run(
         check_labels_known(batch)
         case_of = cache(partial(case_on, network, batch, target, images, triggers))
         for (rule, options), table, kept in zip(asked, tables, pictures, strict=True):
-            for sample in options.samples:
+            for sample in triggers.there(options.samples):
                 case = case_of(sample)
                 found = {
                     name: kis.measure(last, case, replaced(case, name, rule, options, triggers))

@@ -1,6 +1,6 @@
 """Images with a trained attack's trigger, as a network takes them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -46,12 +46,22 @@ class Triggers:
         """(B, 1, H, W) bool, where the trigger is; None where that is everywhere."""
         return self.known.attack.mask(self.pixels(batch.x), self.seeds(batch))
 
-    def on(self, sample: str, batch: Batch, images: Images) -> Tensor:
-        """One of SAMPLES, of x's shape: the images as they are; with the trigger; with what only looks like it (cross);
-        other images, and plain ones of the mean colour, with what the trigger changed in these.
+    def there(self, samples: Sequence[str]) -> list[str]:
+        """The samples that the attack has: some have no `cross`.
 
-        Raises UserError for a `cross` that the attack has not.
+        Raises UserError where that leaves none.
         """
+        found = [sample for sample in samples if sample != "cross" or self.known.attack.CROSS]
+        if samples and not found:
+            raise UserError(
+                f"the attack {self.known.name} has no images that only look triggered; choose other samples than cross"
+            )
+        return found
+
+    def on(self, sample: str, batch: Batch, images: Images) -> Tensor:
+        """One of SAMPLES, of x's shape: the images as they are; with the trigger; with what only looks like it (cross,
+        where the attack has that); other images, and plain ones of the mean colour, with what the trigger changed in
+        these."""
         attack, seeds = self.known.attack, self.seeds(batch)
         if sample == "clean":
             return batch.x
@@ -62,10 +72,6 @@ class Triggers:
         others = torch.cat([images.other(name, drawn=True) for name in batch.names])
         if sample == "transplanted":
             return self.transplanted(batch, others)
-        if not attack.CROSS:
-            raise UserError(
-                f"the attack {self.known.name} has no images that only look triggered; leave the sample cross out"
-            )
         return self.changed(batch.x, lambda x: attack.cross(x, self.pixels(others), seeds))
 
     def transplanted(self, batch: Batch, others: Tensor) -> Tensor:
