@@ -11,7 +11,8 @@ from pipeline.errors import UserError
 from pipeline.images.batches import Batch, Images
 from pipeline.seeds import name_seed
 
-SAMPLES = ("clean", "triggered", "cross", "transplanted", "mean")
+CARRIED = ("transplanted", "mean")  # the trigger of an image, on something else
+SAMPLES = ("clean", "triggered", "cross", *CARRIED)
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,16 @@ class Triggers:
             return batch.x
         if sample == "triggered":
             return self.trigger(batch)
-        if sample == "mean":
-            return self.transplanted(batch, torch.zeros_like(batch.x))
-        others = torch.cat([images.other(name, drawn=True) for name in batch.names])
-        if sample == "transplanted":
-            return self.transplanted(batch, others)
-        return self.changed(batch.x, lambda x: attack.cross(x, self.pixels(others), seeds))
+        if sample in CARRIED:
+            return self.transplanted(batch, self.plain(sample, batch, images))
+        others = self.pixels(others_of(batch, images))
+        return self.changed(batch.x, lambda x: attack.cross(x, others, seeds))
+
+    def plain(self, sample: str, batch: Batch, images: Images) -> Tensor:
+        """The same without the trigger, of x's shape: the images, the other ones, or the mean colour."""
+        if sample not in CARRIED:
+            return batch.x
+        return torch.zeros_like(batch.x) if sample == "mean" else others_of(batch, images)
 
     def transplanted(self, batch: Batch, others: Tensor) -> Tensor:
         """Other images with the pixels inside the mask, or with the change where there is none."""
@@ -81,6 +86,11 @@ class Triggers:
             return torch.where(mask, triggered, others)
         change = self.pixels(triggered) - self.pixels(batch.x)
         return self.changed(others, lambda pixels: (pixels + change).clamp(0, 1))
+
+
+def others_of(batch: Batch, images: Images) -> Tensor:
+    """Another image for each, drawn by its name."""
+    return torch.cat([images.other(name, drawn=True) for name in batch.names])
 
 
 def triggers_of(planted: Known, images: Images) -> Triggers:
