@@ -19,6 +19,7 @@ from pipeline.engine.rules import Gbp
 from pipeline.experiments import backdoor, highlight
 from pipeline.images.nullmaps import edges
 from pipeline.measures.masks import inside_mask, rank_correlation
+from pipeline.seeds import name_seed
 from tests import tiny
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of model=own
@@ -109,6 +110,7 @@ def test_kis_of_clean_and_triggered_images_is_its_transcription(planted):
             np.testing.assert_allclose(rows["s_fixed"], fixed, rtol=0, atol=1e-6)
             assert rows["decision_star"].tolist() == star
             assert rows["decision"].tolist() == model(x).argmax(1).tolist()
+            assert rows["decision_plain"].tolist() == model(clean).argmax(1).tolist()
     kept = safetensors.torch.load_file(ended.made[-1].parent / "pictures.safetensors")
     changed = (kept["triggered"] != kept["clean"]).any(1)
     assert changed[:, 13:, 13:].all() and not changed[:, :13].any() and not changed[:, :, :13].any()
@@ -165,6 +167,30 @@ def test_rows_do_not_depend_on_the_batch_size_nor_on_company(planted, tmp_path):
     )
     same = one[(one["sample"] == "clean") & (one["input"] == "blur")].reset_index(drop=True)
     pd.testing.assert_frame_equal(alone.sort_values("image", ignore_index=True), same, rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_the_decision_without_the_trigger_is_that_on_what_carries_it(planted):
+    """Of an attack whose trigger is a patch and of one that warps; other images are those that experiment=kis takes."""
+    call, module, folder, names = planted
+    clean, model = normalised(folder, names), module.double().eval()
+    others = [(i + 1 + name_seed(name) % 4) % 5 for i, name in enumerate(names)]
+    on_image, on_other, on_mean = (model(x).argmax(1).tolist() for x in (clean, clean[others], 0 * clean))
+    assert on_image != on_other and set(on_mean) != set(on_image), "else nothing is told apart"
+    expected = {"cross": on_image, "triggered": on_image, "transplanted": on_other, "mean": on_mean}
+    for attack in ATTACKS:
+        args = ("experiment=backdoor", "backdoor.samples=[triggered,cross,transplanted,mean]")
+        table = pd.read_parquet(call(attack, *args, "backdoor.inputs=[edge,filter]").made[-1])
+        for (sample, _), rows in table.groupby(["sample", "input"]):
+            assert rows.set_index("image").loc[names, "decision_plain"].tolist() == expected[sample], sample
+
+
+def test_an_attack_without_look_alikes_has_no_rows_of_them(planted):
+    call, *_ = planted
+    args = ("experiment=backdoor", "backdoor.samples=[clean,cross]", "backdoor.inputs=[edge]")
+    for attack, samples in (("badnet", ["clean"]), ("wanet", ["clean", "cross"])):
+        table = pd.read_parquet(call(attack, *args).made[-1])
+        assert list(table["sample"].unique()) == samples and len(table) == 5 * len(samples)
 
 
 def test_energy_inside_a_mask_is_its_transcription():

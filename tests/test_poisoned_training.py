@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from pipeline.attacks.files import read_attack
 from pipeline.attacks.inputaware import InputAwareAttack
 from pipeline.attacks.interface import Attack, NoAttack
+from pipeline.errors import UserError
 from pipeline.networks.training import LabelledImages, measured, train
 from pipeline.seeds import derived_seed, keyed
 from tests import tiny
@@ -120,6 +121,38 @@ def test_without_an_attack_training_is_what_it_was(tmp_path):
     same(model.state_dict(), net.state_dict())
     assert [row["loss"] for row in rows] == [sum(losses[:4]) / 4, sum(losses[4:]) / 4]
     assert all(math.isnan(row[name]) for row in rows for name in ("success", "success_all", "accuracy_cross"))
+
+
+@pytest.mark.parametrize(
+    "name, changes, lr, complaint, steps",
+    [
+        ("inputaware", {"lr": 1e30, "preparation": 9}, 0.1, "preparation is not finite in its step 2 of 9", (2, 0)),
+        ("inputaware", {"lr": 1e38, "preparation": 9}, 0.1, "preparation is not finite in its step 1 of 9", (1, 0)),
+        ("inputaware", {"preparation": 2}, 1e30, "the loss is not finite in epoch 1", (2, 2)),
+        ("dynamic", {"patches": "ban", "lr": 1e30}, 0.1, "the loss is not finite in epoch 1", (0, 2)),
+    ],
+)
+def test_what_is_not_finite_ends_at_once_and_names_the_rate_at_fault(tmp_path, name, changes, lr, complaint, steps):
+    """steps: of the preparation and of the network."""
+    attack, taken = built(name, **changes, **({"pairs": 2} if name == "inputaware" else {})), {"prepare": 0, "batch": 0}
+
+    def counted(method: str):
+        kept = getattr(attack, method)
+
+        def call(*args):
+            taken[method] += 1
+            return kept(*args)
+
+        setattr(attack, method, call)
+
+    counted("prepare")
+    counted("batch")
+    options = replace(SHORT, lr=lr)
+    with pytest.raises(UserError) as raised:
+        train(sized, labelled(32, 0), labelled(10, 1), options, attack, tmp_path / "state.pt", until(None))
+    at_fault = "attack" if "lr" in changes else "train"
+    assert complaint in str(raised.value) and str(raised.value).endswith(f"; lower {at_fault}.lr")
+    assert (taken["prepare"], taken["batch"]) == steps
 
 
 # ---- measures --------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ EXPERIMENTS = {
     "nulls": experiment(nulls, version=1, least_images=lambda options: 2),
     "weight_stats": experiment(weight_stats, version=1),
     "kis": experiment(kis, version=1, takes=(Rule, External), least_images=kis.least_images),
-    "backdoor": experiment(backdoor, version=1, takes=(Rule, External), least_images=backdoor.least_images),
+    "backdoor": experiment(backdoor, version=2, takes=(Rule, External), least_images=backdoor.least_images),
     "highlight": experiment(highlight, version=1, takes=(Rule, Activation, External)),
     "train": experiment(train, version=2),
     "extremes": experiment(extremes, version=1),

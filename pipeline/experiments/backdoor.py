@@ -14,13 +14,13 @@ from pipeline.engine.rules import External, Rule
 from pipeline.experiments import kis
 from pipeline.experiments.interface import Result
 from pipeline.experiments.targets import Target
-from pipeline.experiments.triggered import SAMPLES, Triggers, check_labels_known, triggers_of
+from pipeline.experiments.triggered import CARRIED, SAMPLES, Triggers, check_labels_known, triggers_of
 from pipeline.images.batches import Batch, Images
 from pipeline.measures.kis import Fill, Rescale, Score
 
 AGAIN = "retriggered"  # the attribution's image with the trigger put on once more
 INPUTS = ("attribution", "filter", "edge", "blur", "noise", AGAIN)
-COLUMNS = ["image", "sample", "goal", *kis.COLUMNS[1:]]
+COLUMNS = ["image", "sample", "goal", "decision_plain", *kis.COLUMNS[1:]]
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,11 @@ def run(
 ) -> list[Result]:
     """A table for each rule and options, a row per image, sample and input: COLUMNS.
 
-    sample: the image as it is, triggered, ... (triggered.SAMPLES); goal: the class that the trigger asks for. The
-    others as in experiment=kis, on that sample: decision is that on the sample, and s_own, s_fixed, decision_star are
-    of the input in its place.
+    sample: the image as it is, triggered, ... (triggered.SAMPLES), `cross` only where the attack has it; goal: the
+    class that the trigger asks for; decision_plain: the decision without the trigger, on the image itself or on what
+    carries its trigger (triggered.CARRIED): where that is the goal already, the trigger decides nothing. The others as
+    in experiment=kis, on that sample: decision is that on the sample, and s_own, s_fixed, decision_star are of the
+    input in its place.
 
     With options.pictures also pictures.safetensors: of each image `clean` and `triggered`, pixels in [0, 1], and
     `attribution`, R of the triggered one. Raises UserError for images without labels.
@@ -77,14 +79,19 @@ def run(
     for batch in images:
         check_labels_known(batch)
         case_of = cache(partial(case_on, network, batch, target, images, triggers))
+        plain_of = cache(partial(plain_decisions, network, batch, images, triggers))
         for (rule, options), table, kept in zip(asked, tables, pictures, strict=True):
-            for sample in options.samples:
+            for sample in triggers.there(options.samples):
                 case = case_of(sample)
                 found = {
                     name: kis.measure(last, case, replaced(case, name, rule, options, triggers))
                     for name in options.inputs
                 }
-                table.append(kis.table_of(case, found).assign(sample=sample, goal=goals(batch, triggers, found)))
+                known = {
+                    "goal": triggers.goals(batch),
+                    "decision_plain": plain_of(sample if sample in CARRIED else "clean"),
+                }
+                table.append(kis.table_of(case, found).assign(sample=sample, **repeated(known, len(found))))
             if options.pictures:
                 kept["clean"].append(triggers.pixels(batch.x))
                 kept["triggered"].append(triggers.pixels(case_of("triggered").record.x))
@@ -111,9 +118,14 @@ def no_random(seed: int) -> Network:
     raise AssertionError("no input needs it")
 
 
-def goals(batch: Batch, triggers: Triggers, found: dict[str, kis.Columns]) -> list[int]:
-    """The goals, once for each row of an image."""
-    return [goal for goal in triggers.goals(batch).tolist() for _ in found]
+def plain_decisions(network: Network, batch: Batch, images: Images, triggers: Triggers, sample: str) -> Tensor:
+    """(B,), without the trigger."""
+    return network.forward(triggers.plain(sample, batch, images)).logits.argmax(1)
+
+
+def repeated(columns: dict[str, Tensor], rows: int) -> dict[str, list[int]]:
+    """Values (B,) of the images for each of an image's rows."""
+    return {name: values.repeat_interleave(rows).tolist() for name, values in columns.items()}
 
 
 def replaced(case: kis.Case, name: str, rule: Rule | External, options: Options, triggers: Triggers) -> kis.Replaced:

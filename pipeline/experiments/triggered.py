@@ -1,6 +1,6 @@
 """Images with a trained attack's trigger, as a network takes them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +11,8 @@ from pipeline.errors import UserError
 from pipeline.images.batches import Batch, Images
 from pipeline.seeds import name_seed
 
-SAMPLES = ("clean", "triggered", "cross", "transplanted", "mean")
+CARRIED = ("transplanted", "mean")  # the trigger of an image, on something else
+SAMPLES = ("clean", "triggered", "cross", *CARRIED)
 
 
 @dataclass(frozen=True)
@@ -46,27 +47,37 @@ class Triggers:
         """(B, 1, H, W) bool, where the trigger is; None where that is everywhere."""
         return self.known.attack.mask(self.pixels(batch.x), self.seeds(batch))
 
-    def on(self, sample: str, batch: Batch, images: Images) -> Tensor:
-        """One of SAMPLES, of x's shape: the images as they are; with the trigger; with what only looks like it (cross);
-        other images, and plain ones of the mean colour, with what the trigger changed in these.
+    def there(self, samples: Sequence[str]) -> list[str]:
+        """The samples that the attack has: some have no `cross`.
 
-        Raises UserError for a `cross` that the attack has not.
+        Raises UserError where that leaves none.
         """
+        found = [sample for sample in samples if sample != "cross" or self.known.attack.CROSS]
+        if samples and not found:
+            raise UserError(
+                f"the attack {self.known.name} has no images that only look triggered; choose other samples than cross"
+            )
+        return found
+
+    def on(self, sample: str, batch: Batch, images: Images) -> Tensor:
+        """One of SAMPLES, of x's shape: the images as they are; with the trigger; with what only looks like it (cross,
+        where the attack has that); other images, and plain ones of the mean colour, with what the trigger changed in
+        these."""
         attack, seeds = self.known.attack, self.seeds(batch)
         if sample == "clean":
             return batch.x
         if sample == "triggered":
             return self.trigger(batch)
-        if sample == "mean":
-            return self.transplanted(batch, torch.zeros_like(batch.x))
-        others = torch.cat([images.other(name, drawn=True) for name in batch.names])
-        if sample == "transplanted":
-            return self.transplanted(batch, others)
-        if not attack.CROSS:
-            raise UserError(
-                f"the attack {self.known.name} has no images that only look triggered; leave the sample cross out"
-            )
-        return self.changed(batch.x, lambda x: attack.cross(x, self.pixels(others), seeds))
+        if sample in CARRIED:
+            return self.transplanted(batch, self.plain(sample, batch, images))
+        others = self.pixels(others_of(batch, images))
+        return self.changed(batch.x, lambda x: attack.cross(x, others, seeds))
+
+    def plain(self, sample: str, batch: Batch, images: Images) -> Tensor:
+        """The same without the trigger, of x's shape: the images, the other ones, or the mean colour."""
+        if sample not in CARRIED:
+            return batch.x
+        return torch.zeros_like(batch.x) if sample == "mean" else others_of(batch, images)
 
     def transplanted(self, batch: Batch, others: Tensor) -> Tensor:
         """Other images with the pixels inside the mask, or with the change where there is none."""
@@ -75,6 +86,11 @@ class Triggers:
             return torch.where(mask, triggered, others)
         change = self.pixels(triggered) - self.pixels(batch.x)
         return self.changed(others, lambda pixels: (pixels + change).clamp(0, 1))
+
+
+def others_of(batch: Batch, images: Images) -> Tensor:
+    """Another image for each, drawn by its name."""
+    return torch.cat([images.other(name, drawn=True) for name in batch.names])
 
 
 def triggers_of(planted: Known, images: Images) -> Triggers:

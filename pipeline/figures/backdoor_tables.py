@@ -52,6 +52,11 @@ def toxic(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["label"] != table["goal"]]
 
 
+def undecided(table: pd.DataFrame) -> pd.DataFrame:
+    """Where the trigger has something to decide: what the network does not take for the goal class without it."""
+    return table[table["decision_plain"] != table["goal"]]
+
+
 # ---- what they tell --------------------------------------------------------------------------------------------------
 
 

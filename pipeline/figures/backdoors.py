@@ -45,13 +45,13 @@ an attack, small ones: each network; in (e) networks together, 95 % bootstrap ov
 starred weights of the new decision, open: of the decision k on x; drawn at {low:.0f} where it is below. Kept: the
 rescaled map gets the decision of the image. (a) The map mapped to the range of x, the same after {percent:g} % are cut
 off at each end, and to the mean and SD of x. (b) Decided for the goal class: what the trigger changed, on the image, on
-another one, and on the mean colour; grey: clean networks on the same. (c) The map's image with the trigger put on
-again, and images that only look triggered (another image's trigger, or a noisy warp), beside clean ones. (d) Densities
-of S, starred weights of the new decision, of {kinds}; triangles: peaks, V: 1 - valley / lower peak; {tuned}. (f) Share
-of the map's |R| inside the trigger (WaNet, whose trigger is everywhere: rank correlation with the change), {lit};
-filled: less that of the clean network on the same triggered image, each for the class explained of its own, mean over
-networks of each image, 95 % over images; small: each network; open: as it is; dotted: chance. Maps without bottom
-process. Missing S: {missing}.
+another one, and on the mean colour, of those that are decided otherwise without it (no mark: there are none); grey:
+clean networks on the same. (c) The map's image with the trigger put on again, and images that only look triggered
+(another image's trigger, or a noisy warp), beside clean ones. (d) Densities of S, starred weights of the new decision,
+of {kinds}; triangles: peaks, V: 1 - valley / lower peak; {tuned}. (f) Share of the map's |R| inside the trigger (WaNet,
+whose trigger is everywhere: rank correlation with the change), {lit}; filled: less that of the clean network on the
+same triggered image, each for the class explained of its own, mean over networks of each image, 95 % over images;
+small: each network; open: as it is; dotted: chance. Maps without bottom process. Missing S: {missing}.
 """
 
 
@@ -68,7 +68,7 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     part = {name: toxic(table) for name, table in given.items()}
     rows = tabled.by_network("a", part["rescale"], "experiment.rescale", tabled.KEPT)
     for sweep, state in (("decides", ""), ("decides_clean", "clean ")):
-        rows += tabled.by_network("b", once(part[sweep]), "sample", tabled.SUCCESS, state)
+        rows += tabled.by_network("b", tabled.undecided(once(part[sweep])), "sample", tabled.SUCCESS, state)
     for table in (part["again"], part["cross"].assign(input=part["cross"]["sample"])):
         rows += tabled.by_network("c", table, "input", tabled.KEPT)
     rows += tabled.variant_rows(toxic(tables["variants"]))

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.figures import captions, fig9_numbers, scores, style
 from pipeline.figures import maps as pictures
 from pipeline.figures.backdoor_tables import ATTACKS, whose
-from pipeline.figures.fig9_numbers import COST, GATES, gate, pairs
+from pipeline.figures.fig9_numbers import COST, CROSS, GATES, NOISE, gate, networks
 from pipeline.figures.style import Look
 
 numbers = fig9_numbers.numbers
@@ -41,7 +41,9 @@ wherever the decision changes; second: of the decision k; third: a clean network
 same triggered images. Table: AUROC of S of triggered images for BadNet and Dynamic against InputAware and WaNet, with
 the attribution or something else in R's place, 95 % bootstrap over images, networks pooled: where its lines agree, the
 attribution is not what tells the attacks apart. Gate: success of at least {gates}, accuracy at most {cost} below the
-clean network's. {few} Missing S: {missing}.
+clean network's; look-alikes, accuracy on images that only look triggered: at least {cross} with the trigger that
+InputAware made for another image, at most {noise} below that on clean images with noise on WaNet's warp. {few} Missing
+S: {missing}.
 """
 
 
@@ -60,8 +62,9 @@ def refuse(sweeps: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     own = tables["attacked"]
-    named = [f"{ATTACKS[attack]} {number} {short_name(table)}" for attack, number, table, _ in pairs(tables)]
-    few = [ATTACKS[a] for a in ATTACKS if 0 < sum(attack == a for attack, *_ in pairs(tables)) < 3]
+    each = [(attack, number, found["attacked"]) for attack, number, found in networks(tables)]
+    named = [f"{ATTACKS[attack]} {number} {short_name(table)}" for attack, number, table in each]
+    few = [ATTACKS[a] for a in ATTACKS if 0 < sum(attack == a for attack, *_ in each) < 3]
     digits = set(own["data"]) == {"digits"}
     return captions.words(
         TEXT,
@@ -73,6 +76,8 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
         names="; ".join(named),
         gates=", ".join(f"{least} ({ATTACKS[attack]})" for attack, least in GATES.items()),
         cost=COST,
+        cross=CROSS,
+        noise=NOISE,
         few=f"Fewer than three networks, so only of these models: {', '.join(few)}." if few else "",
         missing=scores.missing_text(own),
     )
@@ -169,21 +174,21 @@ def draw_panel(ax: Axes, part: pd.DataFrame) -> None:
 
 def draw_table(figure: Figure, part: pd.DataFrame) -> None:
     """AUROCs of the two pairs of attacks."""
-    ax = figure.add_axes((0.06, 0.158, 0.40, 0.115))
+    ax = figure.add_axes((0.06, 0.158, 0.35, 0.115))
     ax.axis("off")
     head = ["in R's place", r"AUROC, row of $k^*$", r"row of $k$"]
     body = []
     for name in dict.fromkeys(part["input"]):
         cells = [style.where(part, input=name, measure=measure) for measure in scores.MEASURES]
         body.append([style.INPUT_LABELS.get(name, name), *(scores.interval_text(cell.iloc[0]) for cell in cells)])
-    write(ax, [head, *(body or [["both pairs of attacks are needed", "", ""]])], (0, 0.42, 0.75))
+    write(ax, [head, *(body or [["both pairs of attacks are needed", "", ""]])], (0, 0.43, 0.8))
 
 
 def draw_measures(figure: Figure, part: pd.DataFrame, attacks: Sequence[str]) -> None:
-    """Accuracy and success of each network, and whether it passes the gate."""
-    ax = figure.add_axes((0.50, 0.158, 0.485, 0.115))
+    """Accuracies and success of each network, and whether it passes the gate."""
+    ax = figure.add_axes((0.44, 0.158, 0.545, 0.115))
     ax.axis("off")
-    lines = [["network", "accuracy (clean)", "success (on all)", "gate"]]
+    lines = [["network", "accuracy (clean)", "success (on all)", "look-alikes", "gates missed"]]
     for (attack, number), rows in part.groupby(["attack", "network"], sort=False):
         y = rows.set_index("what")["y"]
         lines.append(
@@ -191,10 +196,11 @@ def draw_measures(figure: Figure, part: pd.DataFrame, attacks: Sequence[str]) ->
                 f"{ATTACKS[attack]} {number}",
                 f"{y['accuracy']:.3f} ({y['accuracy of the clean network']:.3f})",
                 f"{y['success']:.3f} ({y['success on all']:.3f})",
-                f"misses: {missed}" if (missed := gate(attack, y)) else "passes",
+                "-" if np.isnan(y["look-alikes"]) else f"{y['look-alikes']:.3f}",
+                gate(attack, y) or "none",
             ]
         )
-    write(ax, lines, (0, 0.21, 0.47, 0.74))
+    write(ax, lines, (0, 0.155, 0.355, 0.555, 0.69))
 
 
 def misses(part: pd.DataFrame) -> str:

@@ -99,6 +99,10 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
+def finite(*tensors: Tensor) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+
 def augment(pixels: Tensor, border: int, flip: bool, generator: torch.Generator) -> Tensor:
     """A random crop from the reflected border and a random flip for each image by itself; pixels (B, C, H, W)."""
     b, c, h, w = pixels.shape
@@ -166,7 +170,7 @@ def train(
     Goes on from `checkpoint` if that file is there, and writes it at the end of each epoch and every `save_every`
     seconds. `progress(steps, done, total)` wraps the iterator over the remaining steps, of which each takes
     `batch_size` images; the first ones are the attack's preparation. Raises UserError for options that don't fit the
-    images, and where the loss is not finite.
+    images, and where a loss is not finite, naming the rate that is too high.
     """
     device = training.images.device
     torch.manual_seed(derived_seed(options.seed, 0))
@@ -230,6 +234,9 @@ def train(
         trainer.zero_grad(set_to_none=True)
         loss.backward()
         trainer.step()
+        if not finite(loss, *nets):
+            steps = f"step {step + attack.preparation + 1} of {attack.preparation}"
+            raise UserError(f"the attack's preparation is not finite in its {steps}; lower attack.lr")
 
     def learn(step: int) -> float:
         """One step of the network, and of what the attack trains; the loss of classification."""
@@ -249,6 +256,10 @@ def train(
         (loss if given.penalty is None else loss + given.penalty).backward()
         for one, _ in rates:
             one.step()
+        if not finite(loss):  # images that are not finite come from the attack's nets
+            raise UserError(
+                f"the loss is not finite in epoch {epoch + 1}; lower {'train' if finite(given.x) else 'attack'}.lr"
+            )
         return loss.item()
 
     order, order_epoch = torch.empty(0), None
@@ -263,8 +274,6 @@ def train(
             prepare(step)
         else:
             loss_sum += learn(step)
-        if not math.isfinite(loss_sum):
-            raise UserError(f"the loss is not finite in epoch {epoch + 1}; lower train.lr")
         now = time.monotonic()
         if step >= 0 and (step + 1) % per_epoch == 0:
             due = (epoch + 1) % options.test_every == 0 or step + 1 == steps
