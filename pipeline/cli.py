@@ -13,17 +13,19 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from hydra import version
+from hydra import initialize_config_dir, version
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import _run_hydra, create_config_search_path, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.commands import COMMANDS, GROUPS, dispatch
+from pipeline.commands import COMMANDS, GROUPS, dispatch, sentence, sweep
 from pipeline.errors import UserError
 from pipeline.files import CONF, options_of
 
@@ -48,22 +50,6 @@ def app(cfg: DictConfig) -> str:
     return ""
 
 
-def sentence(error: BaseException) -> str:
-    """A Hydra error as one sentence."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(lines) or type(error).__name__
-    found = re.search(r"Could not find '(\w+)/([^']*)'", text)
-    if found:
-        group, name = found.groups()
-        return f"{group} has no option '{name}'; choose one of {', '.join(options_of(group))}"
-    found = re.search(r"Key '([^']*)' is not in struct|Could not override '([^']*)'", text)
-    if found:
-        key = next(g for g in found.groups() if g)
-        full = re.search(r"full_key: (\S+)", text)
-        return f"there is no setting '{full[1] if full else key}'; see python -m pipeline --cfg job for those there are"
-    return text.rstrip(".") + "; see python -m pipeline --help"
-
-
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra takes it. The name of a command becomes a setting;
     rectgrad.quantile=0.8 concerns that option alone, wherever it is used, and goes to `scoped`; a figure has the
@@ -86,20 +72,38 @@ def check_launcher(overrides: Sequence[str]) -> None:
 
 def multirun(overrides: list[str], conf: Path) -> None:
     """All jobs of a sweep, by the launcher that is chosen. Raises UserError for those that failed, after the others."""
+    jobs, failed = in_process(overrides, conf) or launched(overrides, conf)
+    shared = set.intersection(*(set(job) for job in jobs))
+    for job, why in zip(jobs, failed, strict=True):
+        if why:
+            print(f"failed: {' '.join(o for o in job if o not in shared)}: {why}", file=sys.stderr)
+    if any(failed):
+        count = sum(map(bool, failed))
+        raise UserError(f"{count} of {len(jobs)} jobs failed; mend what is said above and run the same command again")
+
+
+def launched(overrides: list[str], conf: Path) -> tuple[list[list[str]], list[str]]:
+    """Overrides of each job, and why it failed; each is composed and run by itself, where the launcher says."""
     hydra = Hydra.create_main_hydra2("pipeline", create_config_search_path(str(conf)))
     try:
         batches = hydra.multirun("config", app, [*overrides, MULTIRUN])
     finally:
         GlobalHydra.instance().clear()
     jobs = [job for batch in batches for job in batch]
-    shared = set.intersection(*(set(job.overrides) for job in jobs))
-    failed = [(job, why) for job in jobs if (why := job.return_value)]
-    for job, why in failed:
-        print(f"failed: {' '.join(o for o in job.overrides if o not in shared)}: {why}", file=sys.stderr)
-    if failed:
-        raise UserError(
-            f"{len(failed)} of {len(jobs)} jobs failed; mend what is said above and run the same command again"
-        )
+    return [list(job.overrides) for job in jobs], [job.return_value for job in jobs]
+
+
+def in_process(overrides: list[str], conf: Path) -> tuple[list[list[str]], list[str]] | None:
+    """The same in this process, together; None for a sweep over anything but cells, or with another launcher."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    swept = [re.split("[./]", o.key_or_group)[0] for o in parsed if o.is_sweep_override()]
+    if {"run", "figure", "profile", "command", "hydra"} & {*swept} or any(
+        o.key_or_group in ("figure", "command", "hydra/launcher") for o in parsed
+    ):
+        return None
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        jobs = [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+        return jobs, sweep(jobs)
 
 
 class Stopped(KeyboardInterrupt):

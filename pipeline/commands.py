@@ -4,7 +4,9 @@ What takes long to import is imported when there is something to compute.
 """
 
 import itertools
+import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +14,10 @@ from typing import TYPE_CHECKING
 
 from hydra import compose
 from hydra.conf import HydraConf
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from pipeline.errors import UserError
@@ -32,12 +36,17 @@ def dispatch(cfg: DictConfig, hydra_config: HydraConf) -> None:
     from pipeline.run.context import Run, context_of
     from pipeline.run.parsing import parse
 
-    unknown = [str(key) for key in cfg if key not in (*GROUPS, *ROOT)]
-    if unknown:
-        raise UserError(f"there is no setting '{unknown[0]}'; see python -m pipeline --help")
+    refuse_unknown(cfg)
     context = context_of(parse(cfg.run, Run, "run"))
     command = COMMANDS.get(cfg.command) or (tables if cfg.get("figure") is None else figures)
     command(cfg, hydra_config, context)
+
+
+def refuse_unknown(cfg: DictConfig) -> None:
+    """Raises UserError for a setting that was added at the top level."""
+    unknown = [str(key) for key in cfg if key not in (*GROUPS, *ROOT)]
+    if unknown:
+        raise UserError(f"there is no setting '{unknown[0]}'; see python -m pipeline --help")
 
 
 def status(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
@@ -58,18 +67,25 @@ def cells_of(cfg: DictConfig, hydra_config: HydraConf) -> list["Cell"]:
 
 def tables(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
     """The table that is configured, or one for each rule of rule=all, and the picture of its maps if it has one."""
-    from pipeline.run.cell import digest
-    from pipeline.run.drawn import draw_figure
-    from pipeline.run.runner import left_out, run_cells
+    from pipeline.run.runner import run_cells
     from pipeline.run.sweeps import rules_of
 
     cells = rules_of(cfg, hydra_config.runtime.choices, hydra_config.overrides.task)
     context = elsewhere(cells, hydra_config, context)
-    paths = run_cells(cells, context, context.run.force)
-    left = left_out(cells, context)
-    if context.run.groups:  # this is a job that does its share
-        return
-    if left:
+    run_cells(cells, context, context.run.force)
+    if not context.run.groups:  # else this is a job that does its share
+        show(cells, context)
+
+
+def show(cells: Sequence["Cell"], context: "Context") -> None:
+    """Print the paths of the tables that are there, and draw their picture if all are. Raises UserError for what is
+    wrong with them."""
+    from pipeline.run.cell import digest
+    from pipeline.run.drawn import draw_figure
+    from pipeline.run.runner import left_out
+
+    paths = [context.store.table_path(cell) for cell in cells]
+    if left := left_out(cells, context):
         there = [path for cell, path in zip(cells, paths, strict=True) if cell not in left]
         print(*there, sep="\n", end="\n" if there else "")
         return
@@ -83,6 +99,45 @@ def tables(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None
     print(*paths, sep="\n")
     if complaint:
         raise UserError(complaint)
+
+
+def sweep(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """The tables of a multirun's jobs, lists of overrides, in this process, where what is alike is loaded and computed
+    once; why each failed, else ""."""
+    from pipeline.run.context import Run, context_of
+    from pipeline.run.parsing import parse
+    from pipeline.run.runner import check, run_cells
+    from pipeline.run.sweeps import job_cells
+
+    cfg = compose("config", overrides=list(jobs[0]))
+    refuse_unknown(cfg)
+    context = context_of(parse(cfg.run, Run, "run"))
+    cells: list[list[Cell]] = []
+    failed = [""] * len(jobs)
+    for i, job in enumerate(jobs):
+        cells.append([])
+        try:
+            found = job_cells(job)
+            check(found, context)
+            cells[i] = found
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            failed[i] = sentence(error)
+    try:
+        run_cells([cell for several in cells for cell in several], context, context.run.force)
+    except OSError:
+        raise
+    except Exception as error:  # noted with the cells
+        if not isinstance(error, UserError):
+            traceback.print_exception(error)
+    for i, several in enumerate(cells):
+        if several and not (why := context.store.why_failed(several)):
+            try:
+                show(several, context)
+            except UserError as error:
+                failed[i] = str(error)
+        elif several:
+            failed[i] = why
+    return failed
 
 
 def figures(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
@@ -188,6 +243,24 @@ def report(cell: "Cell", table: Path) -> str | None:
     text, complaint = cell.spec.report(pd.read_parquet(table))
     print(text, file=sys.stderr)
     return complaint
+
+
+def sentence(error: BaseException) -> str:
+    """A Hydra error as one sentence."""
+    if isinstance(error, UserError):
+        return str(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines) or type(error).__name__
+    found = re.search(r"Could not find '(\w+)/([^']*)'", text)
+    if found:
+        group, name = found.groups()
+        return f"{group} has no option '{name}'; choose one of {', '.join(options_of(group))}"
+    found = re.search(r"Key '([^']*)' is not in struct|Could not override '([^']*)'", text)
+    if found:
+        key = next(g for g in found.groups() if g)
+        full = re.search(r"full_key: (\S+)", text)
+        return f"there is no setting '{full[1] if full else key}'; see python -m pipeline --cfg job for those there are"
+    return text.rstrip(".") + "; see python -m pipeline --help"
 
 
 COMMANDS: Mapping[str, Callable[[DictConfig, HydraConf, "Context"], None]] = {"status": status, "clean": clean}

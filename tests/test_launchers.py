@@ -34,7 +34,7 @@ def tables(out: Path) -> dict[str, str]:
     """Checksums of all tables, by experiment and key."""
     return {
         "/".join(path.parts[-3:]): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in out.glob("results/*/*/table.parquet")
+        for path in out.glob("results/*/[0-9a-f]*/table.parquet")
     }
 
 

@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -200,6 +200,13 @@ class Store:
         facts = {"why": why, "when": time.time()}
         with contextlib.suppress(OSError):  # a full disk may be what is wrong
             save_atomically(self.failure(cell), lambda path: path.write_text(json.dumps(facts)))
+
+    def why_failed(self, cells: Sequence[Cell]) -> str:
+        """What was noted of the first of them that failed, else ""."""
+        for cell in cells:
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                return json.loads(self.failure(cell).read_text())["why"]
+        return ""
 
 
 def whole(manifest: Path) -> dict[str, Any] | None:

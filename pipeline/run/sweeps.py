@@ -127,6 +127,17 @@ def figure_cells(sweeps: Sweeps, profile: str, user: User) -> dict[str, list[Cel
     return found
 
 
+def job_cells(overrides: Sequence[str]) -> list[Cell]:
+    """The cells of one job of a multirun: one, or with rule=all one for each of its rules."""
+    user = user_of(overrides)
+    others = (*(o for o in overrides if o.startswith("profile=")), *user.others)
+    cell = parse_cell(*composed(user.settings, others))
+    if not isinstance(cell.rule.value, All):
+        return [cell]
+    kept = user.without(["rule"]).settings
+    return [parse_cell(*composed({**kept, "rule": name}, others)) for name in cell.rule.value.names]
+
+
 def rules_of(cfg: DictConfig, choices: Mapping[str, Any], user: Sequence[str]) -> list[Cell]:
     """The cell that is configured, or with rule=all one for each of its rules."""
     cell = parse_cell(plain(OmegaConf.masked_copy(cfg, SETTINGS)), choices)
