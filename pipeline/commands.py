@@ -87,16 +87,16 @@ def show(cells: Sequence["Cell"], context: "Context") -> None:
     paths = [context.store.table_path(cell) for cell in cells]
     if left := left_out(cells, context):
         there = [path for cell, path in zip(cells, paths, strict=True) if cell not in left]
-        print(*there, sep="\n", end="\n" if there else "")
+        print(*there, sep="\n", end="\n" if there else "", flush=True)
         return
     picture = cells[0].spec.picture
     drawn = [cell for cell, table in zip(cells, paths, strict=True) if picture and has_maps(cell, table)]
     if drawn:
         name = f"{picture}_{digest({'cells': [cell.key for cell in drawn]})}"
         if pdf := draw_figure(picture, {picture: drawn}, "", context, name):
-            print(*made(pdf), sep="\n")
+            print(*made(pdf), sep="\n", flush=True)
     complaint = report(cells[0], paths[0])
-    print(*paths, sep="\n")
+    print(*paths, sep="\n", flush=True)  # also where a launcher ends the process at once
     if complaint:
         raise UserError(complaint)
 

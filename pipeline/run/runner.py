@@ -106,10 +106,12 @@ def groups_of(cells: Sequence[Cell], todo: Sequence[Cell], context: Context, for
 def run_groups(groups: Sequence[Group], context: Context, bar: tqdm) -> None:
     """One group after the other; what other processes are at is waited for when everything else is done. Raises at the
     end what went wrong."""
-    failed: list[tuple[Group, Exception]] = []
+    total = sum(len(group.cells) for group in groups)
+    failed: list[tuple[Cell, Exception]] = []
     left, rounds = list(groups), 0
     while left:
-        busy = []
+        busy: list[Group] = []
+        apart: list[Group] = []
         for i, group in enumerate(left, start=1):
             bar.set_description(group.cells[0].title)
             try:
@@ -118,28 +120,33 @@ def run_groups(groups: Sequence[Group], context: Context, bar: tqdm) -> None:
             except OSError:  # a full disk concerns all
                 raise
             except Exception as error:
-                failed.append((group, error))
-                for cell in group.cells:
-                    context.store.fail(cell, f"{error}" or type(error).__name__)
-                if len(groups) > 1 and isinstance(error, UserError):
-                    bar.write(f"{group.cells[0].title}: {error}", file=sys.stderr)
-                elif len(groups) > 1:
-                    traceback.print_exception(error)
+                if len(group.cells) > 1:  # one of them may be the bad one
+                    apart += [replace(group, cells=[cell], verified=set()) for cell in group.cells]
+                    continue
+                failed.append((group.cells[0], error))
+                note(group.cells[0], error, context, total)
             if i % 10 == 0:
                 gc.collect()  # left-overs of traced networks, which refer to themselves, scatter over gigabytes
         if busy and rounds == 1:
             bar.write("another process computes the same cells: waiting for it", file=sys.stderr)
         if busy and rounds:
             time.sleep(min(1.0, context.run.heartbeat))
-        left, rounds = busy, rounds + 1
-    if len(failed) == 1 == len(groups):
-        raise failed[0][1]
+        left, rounds = busy + apart, rounds + 1
     if failed:
-        first, error = failed[0]
-        raise UserError(
-            f"{len(failed)} of {len(groups)} groups of tables could not be computed; the first, "
-            f"{first.cells[0].title}: {str(error).rstrip('.') or type(error).__name__}"
-        )
+        cell, error = failed[0]
+        if total == 1:
+            raise error
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise UserError(f"{len(failed)} of {total} tables could not be computed; the first, {cell.title}: {reason}")
+
+
+def note(cell: Cell, error: Exception, context: Context, total: int) -> None:
+    """Why a cell failed, for `status`; where it is one of several it is said at once."""
+    context.store.fail(cell, str(error) or type(error).__name__)
+    if total > 1 and isinstance(error, UserError):
+        tqdm.write(f"{cell.title}: {error}", file=sys.stderr)
+    elif total > 1:
+        traceback.print_exception(error)
 
 
 def left_out(cells: Sequence[Cell], context: Context) -> list[Cell]:
