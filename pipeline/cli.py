@@ -149,6 +149,6 @@ def main(arguments: Sequence[str] | None = None, conf: Path = CONF) -> None:
     except OSError as error:  # a full disk, a file that may not be read
         what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
         sys.exit(f"error: {what}; free the space or change the rights, and run the same command again")
-    except Stopped as stopped:
-        print(f"{stopped}; the same command goes on from here", file=sys.stderr)
-        sys.exit(stopped.code)
+    except KeyboardInterrupt as stopped:
+        print(f"{str(stopped) or 'interrupted'}; the same command goes on from here", file=sys.stderr)
+        sys.exit(getattr(stopped, "code", 130))

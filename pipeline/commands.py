@@ -72,7 +72,12 @@ def tables(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None
 
     cells = rules_of(cfg, hydra_config.runtime.choices, hydra_config.overrides.task)
     context = elsewhere(cells, hydra_config, context)
-    run_cells(cells, context, context.run.force)
+    try:
+        run_cells(cells, context, context.run.force)
+    except UserError as error:
+        if hydra_config.mode == RunMode.MULTIRUN:  # nobody looks at a job's output
+            context.store.fail_all(cells, str(error))
+        raise
     if not context.run.groups:  # else this is a job that does its share
         show(cells, context)
 
@@ -118,7 +123,11 @@ def sweep(jobs: Sequence[Sequence[str]]) -> list[str]:
         cells.append([])
         try:
             found = job_cells(job)
-            check(found, context)
+            try:
+                check(found, context)
+            except UserError as error:
+                context.store.fail_all(found, str(error))
+                raise
             cells[i] = found
         except (UserError, HydraException, OmegaConfBaseException) as error:
             failed[i] = sentence(error)

@@ -23,7 +23,7 @@ def test_the_oldest_torch_is_the_lower_end_of_the_range():
 def test_conda_installs_the_package_itself():
     python, pip, installed = read("environment.yml")["dependencies"]
     assert python.startswith(f"python{PROJECT['requires-python']},") and pip == "pip"
-    assert installed == {"pip": ["-e .[test]"]}
+    assert installed == {"pip": ["-e .[test,cluster]"]}
 
 
 def test_the_citation_is_of_this_version_and_of_the_paper():

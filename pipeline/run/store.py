@@ -201,6 +201,12 @@ class Store:
         with contextlib.suppress(OSError):  # a full disk may be what is wrong
             save_atomically(self.failure(cell), lambda path: path.write_text(json.dumps(facts)))
 
+    def fail_all(self, cells: Sequence[Cell], why: str) -> None:
+        """The same of all that have not failed in their own way."""
+        for cell in cells:
+            if not self.why_failed([cell]):
+                self.fail(cell, why)
+
     def why_failed(self, cells: Sequence[Cell]) -> str:
         """What was noted of the first of them that failed, else ""."""
         for cell in cells:
