@@ -104,7 +104,8 @@ def test_what_a_batch_system_sends_ends_a_run_that_goes_on_later(whole, cell, tm
 
 
 SLOW = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 from pipeline.run import groups
 groups.PART = 2
 plain = groups.compute_part
