@@ -211,10 +211,8 @@ def test_the_commands_of_the_readme(slurm, tmp_path, images):
             said = re.sub(r' ARGS="[^"]*"', "", said) + f" PYTHON={sys.executable}"
             said += f" 'ARGS={given[1] if given else ''} {small} {more if 'LAUNCHER' in said else ''}'"
         elif said.startswith("sbatch"):
-            said = (
-                said.replace("sbatch", f"sbatch --wait --mem=1G --cpus-per-task=1 --output={tmp_path}/log")
-                + f" {small}"
-            )
+            options = f"--wait --mem=1G --cpus-per-task=1 --output={tmp_path}/log"
+            said = said.replace("sbatch", f"sbatch {options}", 1) + f" {small}"
             said = said.replace("--gres=gpu:4 ", "").replace("--array=0-7", "--array=0-1")
         elif "experiment=" in said:
             said = said.replace("python -m", f"{sys.executable} -m") + " " + " ".join([*images, *LAUNCHER[2:]])
