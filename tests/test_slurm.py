@@ -204,7 +204,12 @@ def test_the_commands_of_the_readme(slurm, tmp_path, images):
     assert len(commands) >= 5
     small = " ".join([*figure(images)[1:], f"run.output={tmp_path / 'slurm'}"])
     for command in commands:
-        said = command.replace("=gpu", "=debug").replace("profile=paper", "").replace("PROFILE=paper", "")
+        said = (
+            command.replace("--gres=gpu:4 ", "")
+            .replace("=gpu", "=debug")
+            .replace("profile=paper", "")
+            .replace("PROFILE=paper", "")
+        )
         if said.startswith("make"):
             more = "hydra.launcher.gpus_per_node=null hydra.launcher.mem_gb=1 hydra.launcher.cpus_per_task=1"
             given = re.search(r'ARGS="([^"]*)"', said)
@@ -213,7 +218,7 @@ def test_the_commands_of_the_readme(slurm, tmp_path, images):
         elif said.startswith("sbatch"):
             options = f"--wait --mem=1G --cpus-per-task=1 --output={tmp_path}/log"
             said = said.replace("sbatch", f"sbatch {options}", 1) + f" {small}"
-            said = said.replace("--gres=gpu:4 ", "").replace("--array=0-7", "--array=0-1")
+            said = said.replace("--array=0-7", "--array=0-1")
         elif "experiment=" in said:
             said = said.replace("python -m", f"{sys.executable} -m") + " " + " ".join([*images, *LAUNCHER[2:]])
             said += f" run.output={tmp_path / 'slurm'} data.limit=5"
