@@ -56,6 +56,13 @@ def status(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None
     print(report(cells_of(cfg, hydra_config), context))
 
 
+def estimate(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
+    """How long what is missing would take."""
+    from pipeline.run.estimate import report
+
+    print(report(cells_of(cfg, hydra_config), context))
+
+
 def cells_of(cfg: DictConfig, hydra_config: HydraConf) -> list["Cell"]:
     """Of all that the command would compute."""
     from pipeline.run.sweeps import rules_of
@@ -272,4 +279,8 @@ def sentence(error: BaseException) -> str:
     return text.rstrip(".") + "; see python -m pipeline --help"
 
 
-COMMANDS: Mapping[str, Callable[[DictConfig, HydraConf, "Context"], None]] = {"status": status, "clean": clean}
+COMMANDS: Mapping[str, Callable[[DictConfig, HydraConf, "Context"], None]] = {
+    "status": status,
+    "estimate": estimate,
+    "clean": clean,
+}

@@ -7,6 +7,7 @@ enter it in DATA at the foot, add conf/data/<name>.yaml.
 import csv
 import importlib.util
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,9 +29,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 class Selection(ABC):
     """Which images: those named in `only` (null: all), of these every `step`-th, of these `limit` (null: all), the
     first ones or, with a `seed`, a random subset in order. TRAINING: whether images("train") are others than
-    images("test")."""
+    images("test"); COUNTS: of how many a split chooses, as far as that is known of data that are not here."""
 
     TRAINING: ClassVar = False
+    COUNTS: ClassVar[Mapping[str, int]] = {}
 
     only: list[str] | None
     limit: int | None
@@ -124,6 +126,7 @@ class Cifar10(Selection):
     download: bool
 
     TRAINING: ClassVar = True
+    COUNTS: ClassVar = {"train": 50_000, "test": 10_000}
 
     def images(self, split: str = "test") -> ImageSet:
         root = Path(self.root).expanduser()
@@ -183,6 +186,8 @@ class ImageNet(Selection):
     """
 
     root: str
+
+    COUNTS: ClassVar = {"test": 50_000}
 
     def images(self, split: str = "test") -> ImageSet:
         root = existing(self.root, "set data.root to the ImageNet validation folder")

@@ -114,6 +114,10 @@ class Context:
         """The images of a data set. Raises UserError where they are not."""
         return self.once(("images", spelt(data), split), lambda: data.images(split))
 
+    def put_images(self, data: Selection, split: str, images: ImageSet) -> None:
+        """Use these in place of the data set's own."""
+        self._once[("images", spelt(data), split)] = images
+
     def image_hash(self, data: Selection, split: str = "test") -> str | None:
         """None for images that are not here."""
 

@@ -158,13 +158,7 @@ def one_part(group: Group, number: int, given: "Given", bar: tqdm) -> bool:
 def compute_part(
     cells: list[Cell], number: int, which: range, given: "Given", advance: Callable[[int], object]
 ) -> None:
-    context, data = given.context, cells[0].data.value
-    pre = preprocessing_of(cells[0].weights.value, cells[0].model.value)
-    size = context.run.batch_size or default_batch_size(pre.crop, context.device)
-    images = Images(
-        context.image_set(data), which.start, which.stop, pre, data.on_error, size, context.run.workers,
-        context.device, cells[0].dtype.torch, advance,
-    )  # fmt: skip
+    context, images = given.context, part_images(cells[0], which, given.context, advance)
     started = time.monotonic()
     results, facts = given.run(cells, images), manifest(cells[0], context)
     about = {"skipped": images.skipped, "seconds": time.monotonic() - started, "facts": facts}
@@ -220,6 +214,18 @@ def joined(parts: Sequence[Result]) -> Result:
         for name, keys in parts[0].tensors.items()
     }
     return Result(pd.concat([part.table for part in parts], ignore_index=True), tensors)
+
+
+def part_images(cell: Cell, which: range, context: Context, advance: Callable[[int], object]) -> Images:
+    data, pre = cell.data.value, preprocessing_of(cell.weights.value, cell.model.value)
+    return Images(
+        context.image_set(data), which.start, which.stop, pre, data.on_error, batch_size(pre.crop, context),
+        context.run.workers, context.device, cell.dtype.torch, advance,
+    )  # fmt: skip
+
+
+def batch_size(side: int, context: Context) -> int:
+    return context.run.batch_size or default_batch_size(side, context.device)
 
 
 def default_batch_size(side: int, device: torch.device) -> int:

@@ -57,10 +57,14 @@ def manifest(cell: Cell, context: Context) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
         "commit": commit,
         "dirty": dirty,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "precision": {"dtype": cell.dtype.value, "tf32": False},
     }
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
 
 
 @cache

@@ -79,7 +79,7 @@ def groups_of(cells: Sequence[Cell], todo: Sequence[Cell], context: Context, for
     """What is to do here: units of `todo` are dealt out by the order of all cells, which is the same in each process,
     whatever is finished when it starts."""
     wanted, shard = context.run.groups, context.run.shard and shard_of(context.run.shard)
-    ranks = {key: rank for rank, key in enumerate(sorted({cell.shared_key for cell in cells}))}
+    firsts = first_units(cells, context)
     found: dict[str, list[Cell]] = {}
     for cell in todo:
         if wanted is None or cell.shared_key in wanted:
@@ -87,13 +87,26 @@ def groups_of(cells: Sequence[Cell], todo: Sequence[Cell], context: Context, for
     groups = []
     for key, alike in found.items():
         parts = parts_of(alike[0], context)
-        numbers = [number for number in range(parts) if not shard or ranks[key] + number in shard]
+        numbers = [number for number in range(parts) if not shard or firsts[key] + number in shard]
         old = {cell.key: stamp(cell, context) for cell in alike if force or cell.spec.fresh}
         if numbers:
             groups.append(Group(alike, numbers, parts, old))
         for cell in alike if force else ():
             context.store.forget_parts(cell)
     return groups
+
+
+def first_units(cells: Sequence[Cell], context: Context) -> dict[str, int]:
+    """The number of each group's first unit among those of all groups, by shared key."""
+    alike = {cell.shared_key: cell for cell in cells}
+    firsts, units = {}, 0
+    for key in sorted(alike):
+        firsts[key] = units
+        try:
+            units += parts_of(alike[key], context)
+        except UserError:  # of what is finished the images may not be here
+            units += 1
+    return firsts
 
 
 def run_groups(groups: Sequence[Group], context: Context, bar: tqdm) -> None:
