@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 
 _installed, _checkout = Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf"
 CONF = (_checkout if (_checkout / "config.yaml").is_file() else _installed).resolve()
+SUM = b"\nsha256:"
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
 
@@ -70,6 +71,22 @@ def unsealed(text: str) -> dict[str, Any]:
 
 def _seal(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def summed(content: bytes) -> bytes:
+    """Content with its checksum behind it."""
+    return content + SUM + hashlib.sha256(content).hexdigest().encode()
+
+
+def unsummed(content: bytes) -> bytes:
+    """What `summed` was given (content without a checksum, of an earlier version, as it is). Raises ValueError if it is
+    no longer that."""
+    whole, mark, digest = content.rpartition(SUM)
+    if not mark:
+        return content
+    if hashlib.sha256(whole).hexdigest().encode() != digest:
+        raise ValueError("the checksum is another one")
+    return whole
 
 
 def first_line(error: BaseException) -> str:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pipeline.run import claims
-from pipeline.run.claims import Claims, born, create, here, holder, remove
+from pipeline.run.claims import Claims, born, create, here, holder
 
 BEAT = 0.05
 
@@ -40,18 +40,27 @@ def test_one_holds_a_claim_until_it_ends(path):
     assert list(path.parent.iterdir()) == []
 
 
-def test_of_many_that_want_it_one_gets_it(path):
-    """Also where all find a dead process's claim at once."""
+def test_of_many_that_want_it_one_gets_it(path, monkeypatch):
+    """Also where all find a dead process's claim, and only then go on."""
+    plain, found = Claims.dead, threading.Barrier(8)
+
+    def seen(self, of, known):
+        is_dead = plain(self, of, known)
+        if of == path:
+            found.wait(10)
+        return is_dead
+
     for left in (None, "dead"):
         if left:
             create(path, {"token": "dead", "here": here(), "pid": 2**22 + 1, "born": "1"})
+            monkeypatch.setattr(Claims, "dead", seen)
         start, finish, got = threading.Barrier(8), threading.Barrier(8), []
 
         def want(start=start, finish=finish, got=got):
-            start.wait()
+            start.wait(10)
             with Claims(60.0).claim(path, {}) as mine:
                 got.append(mine)
-                finish.wait()
+                finish.wait(10)
 
         threads = [threading.Thread(target=want) for _ in range(8)]
         for thread in threads:
@@ -117,20 +126,23 @@ def test_an_old_claim_is_taken_sooner(path):
     assert held(path, watching)
 
 
-def test_only_the_claim_that_was_seen_dead_is_taken_away(path, monkeypatch):
+def test_only_the_claim_that_was_seen_dead_is_taken_away(path):
     """Between our look and our taking it, another process took it over."""
-    dead = {"token": "dead"}
+    dead = {"token": "dead", "here": here(), "pid": 2**22 + 1, "born": "1"}
+    create(path, {"token": "theirs"})
+    Claims(BEAT).clear(path, dead)
+    assert holder(path) == {"token": "theirs"}
+    path.unlink()
     create(path, dead)
-    rename = os.rename
+    Claims(BEAT).clear(path, dead)
+    assert list(path.parent.iterdir()) == []
 
-    def slow(source, target):
-        path.unlink()
-        create(path, {"token": "theirs"})
-        rename(source, target)
 
-    monkeypatch.setattr(os, "rename", slow)
-    assert not remove(path, dead) and holder(path) == {"token": "theirs"}
-    assert list(path.parent.iterdir()) == [path]
+def test_who_took_a_dead_claim_away_may_die_in_it(path):
+    dead = {"token": "dead", "here": here(), "pid": 2**22 + 1, "born": "1"}
+    create(path, dead)
+    create(path.with_name(".unit.dead"), {**dead, "token": "taker"})
+    assert held(path) and list(path.parent.iterdir()) == []
 
 
 def test_a_claim_that_was_taken_away_is_not_given_back(path):

@@ -1,6 +1,7 @@
 """Trainings under attack: interrupted and resumed, measured, through the command line, and with what can't be."""
 
 import math
+import random
 import signal
 import subprocess
 import sys
@@ -21,12 +22,13 @@ from pipeline.attacks.files import read_attack
 from pipeline.attacks.inputaware import InputAwareAttack
 from pipeline.attacks.interface import Attack, NoAttack
 from pipeline.errors import UserError
-from pipeline.networks.training import LabelledImages, measured, train
+from pipeline.networks.training import LabelledImages, measured, read_state, train
 from pipeline.seeds import derived_seed, keyed
 from tests import tiny
 from tests.test_attacks import KINDS, built
 from tests.test_training import DIGITS, OPTIONS, QUICK, Interrupted, labelled, until
 
+CPU = torch.device("cpu")
 SHORT = replace(OPTIONS, epochs=[1, 1], sizes=[8, 16], batch_size=8, save_every=0.0, label_smoothing=0.1)
 
 
@@ -76,9 +78,42 @@ def test_a_poisoned_training_resumes_bit_for_bit(tmp_path, name, changes, stops)
     for stop in stops:
         with pytest.raises(Interrupted):
             go(file, stop)
-        assert torch.load(file, weights_only=True)["step"] == stop
+        assert step_of(file) == stop
     same(go(file, None), whole)
-    same(torch.load(file, weights_only=True), torch.load(tmp_path / "whole.pt", weights_only=True))
+    same(read_state(file, CPU), read_state(tmp_path / "whole.pt", CPU))
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_found(tmp_path, capsys):
+    """Wherever it is: the training begins anew, says so, and ends as if nothing had been. (torch reads such files
+    without a word.)"""
+    file, draw = tmp_path / "state.pt", random.Random(0)
+
+    def go(stop: int | None) -> dict[str, Any]:
+        return train(sized, labelled(32, 0), labelled(10, 1), SHORT, NoAttack(), file, until(stop))[0].state_dict()
+
+    whole = go(None)
+    file.unlink()
+    with pytest.raises(Interrupted):
+        go(3)
+    content, good = file.read_bytes(), read_state(file, CPU)
+    assert good and good["step"] == 3
+    ends = range(8 * (len(content) - 80), 8 * len(content))  # the checksum itself
+    for bit in [*(draw.randrange(8 * len(content)) for _ in range(200)), *ends]:
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(bytes(flipped))
+        found = read_state(file, CPU)
+        assert found is None or (bit in ends and same(found, good) is None)
+    assert "is damaged (the checksum is another one): the training begins anew" in capsys.readouterr().err
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    file.write_bytes(bytes(flipped))
+    same(go(None), whole)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_gone_on_from(tmp_path):
+    torch.save({"step": 3}, tmp_path / "state.pt")
+    assert read_state(tmp_path / "state.pt", CPU) == {"step": 3}
 
 
 def test_without_an_attack_training_is_what_it_was(tmp_path):
@@ -242,7 +277,9 @@ def arguments(images: Path) -> list[str]:
 
 
 def step_of(state: Path) -> int:
-    return torch.load(state, weights_only=True)["step"]
+    found = read_state(state, CPU)
+    assert found
+    return found["step"]
 
 
 def test_a_killed_training_under_attack_goes_on_where_it_was(run, images, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ interrupted and resumed is, on the same machine and thread count, bit for bit th
 
 import io
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 
 from pipeline.attacks.interface import Attack, NoAttack
 from pipeline.errors import UserError
-from pipeline.files import save_atomically
+from pipeline.files import save_atomically, summed, unsummed
 from pipeline.seeds import derived_seed, keyed
 
 METRICS = ("accuracy", "success", "success_all", "accuracy_cross")
@@ -155,6 +156,17 @@ def measured(
     return {name: counts[name] / totals[name] if totals[name] else math.nan for name in METRICS}
 
 
+def read_state(checkpoint: Path, device: torch.device) -> dict[str, Any] | None:
+    """Of a training that was interrupted; None if there is none, or none that is whole, which is said."""
+    try:
+        return torch.load(io.BytesIO(unsummed(checkpoint.read_bytes())), map_location=device, weights_only=True)
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        print(f"{checkpoint} is damaged ({error}): the training begins anew", file=sys.stderr)
+    return None
+
+
 def train(
     build: Callable[[], nn.Module],
     training: LabelledImages,
@@ -167,10 +179,9 @@ def train(
     """Train `build()`, and with it what `attack` trains, and return it in evaluation mode with one row of metrics per
     epoch.
 
-    Goes on from `checkpoint` if that file is there, and writes it at the end of each epoch and every `save_every`
-    seconds. `progress(steps, done, total)` wraps the iterator over the remaining steps, of which each takes
-    `batch_size` images; the first ones are the attack's preparation. Raises UserError for options that don't fit the
-    images, and where a loss is not finite, naming the rate that is too high.
+    Goes on from `checkpoint` if that is there and whole; writes it at the end of each epoch and every `save_every`
+    seconds. `progress(steps, done, total)` wraps the iterator over the remaining steps, each of `batch_size` images,
+    the attack's preparation first. Raises UserError for options that don't fit the images, or a loss not finite.
     """
     device = training.images.device
     torch.manual_seed(derived_seed(options.seed, 0))
@@ -195,8 +206,7 @@ def train(
     sizes = [size for size, epochs in zip(options.sizes, options.epochs, strict=True) for _ in range(epochs)]
     steps = per_epoch * len(sizes)  # of the network; those of the attack's preparation are numbered below 0
     first, rows, loss_sum, seconds = -attack.preparation, [], 0.0, 0.0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
+    if state := read_state(checkpoint, device):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         attack.load_state_dict(state["attack"])
@@ -217,7 +227,7 @@ def train(
         }
         buffer = io.BytesIO()  # torch hides what the system says of a full disk
         torch.save(state, buffer)
-        save_atomically(checkpoint, lambda path: path.write_bytes(buffer.getbuffer()))
+        save_atomically(checkpoint, lambda path: path.write_bytes(summed(buffer.getvalue())))
 
     def images_at(step: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Which training images a step takes, and its crops and flips."""

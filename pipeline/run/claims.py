@@ -74,7 +74,9 @@ class Claims:
         }
         if not create(path, mine):
             seen = holder(path)
-            if not (self.dead(path, seen) and remove(path, seen) and create(path, mine)):
+            if self.dead(path, seen):
+                self.clear(path, seen)
+            if not create(path, mine):
                 yield False
                 return
         self._watched.pop(path, None)
@@ -85,6 +87,14 @@ class Claims:
         finally:
             stop.set()
             if (holder(path) or {}).get("token") == token:
+                path.unlink(missing_ok=True)
+
+    def clear(self, path: Path, seen: Mapping[str, Any] | None) -> None:
+        """Take the claim of a dead process away as it was seen, and not the one that another process has in its place
+        by now: who does it has a claim on that."""
+        token = (seen or {}).get("token", "")
+        with self.claim(path.with_name(f".{path.name}.{token}"), {"since": time.time()}) as alone:
+            if alone and holder(path) == seen:
                 path.unlink(missing_ok=True)
 
     def dead(self, path: Path, known: Mapping[str, Any] | None) -> bool:
@@ -118,21 +128,6 @@ def create(path: Path, facts: Mapping[str, Any]) -> bool:
     with open(descriptor, "w") as file:
         file.write(json.dumps(facts))
     return True
-
-
-def remove(path: Path, seen: Mapping[str, Any] | None) -> bool:
-    """Take the claim of a dead process, as it was seen, away; False where another process was faster, and holds it."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        os.rename(path, aside)
-    except FileNotFoundError:
-        return True
-    ours = holder(aside) == seen
-    if not ours:
-        with contextlib.suppress(OSError):
-            os.link(aside, path)
-    aside.unlink(missing_ok=True)
-    return ours
 
 
 def holder(path: Path) -> dict[str, Any] | None:
