@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -146,6 +147,11 @@ def main(arguments: Sequence[str] | None = None, conf: Path = CONF) -> None:
         sys.exit(f"error: {error}")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {sentence(error)}")
+    except BrokenExecutor:
+        sys.exit(
+            "error: a process of hydra/launcher=local was killed, perhaps for its memory; set hydra.launcher.n_jobs to "
+            "less, and run the same command again"
+        )
     except OSError as error:  # a full disk, a file that may not be read
         what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
         sys.exit(f"error: {what}; free the space or change the rights, and run the same command again")

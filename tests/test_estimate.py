@@ -45,7 +45,8 @@ def test_trainings_come_first_and_go_to_who_is_free():
 
 @pytest.mark.parametrize("parts", [1, 2, 5])
 def test_shards_of_the_runner_have_these_units(composed_groups, monkeypatch, parts):
-    """What on_devices says is what the shards of a run would do, unit by unit."""
+    """What on_devices says is what the shards of a run would do, unit by unit; each has as many as the others, or one
+    less."""
     monkeypatch.setattr("pipeline.run.groups.PART", 2)
     groups, shards = composed_groups(parts)
     for count in (1, 3, 7):
@@ -54,6 +55,8 @@ def test_shards_of_the_runner_have_these_units(composed_groups, monkeypatch, par
             + sum(100.0 for _ in own)
             for own, context in shards(count)
         ]
+        units = [sum(len(group.numbers) for group in own) for own, _ in shards(count)]
+        assert max(units) - min(units) <= 1
         works = [
             work(first, tuple(len(g.images(n, context)) for n in g.numbers), begin=100.0, unit=1.0, image=10.0)
             for first, g, context in groups

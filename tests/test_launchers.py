@@ -114,6 +114,16 @@ def test_a_figure_by_the_local_launcher(run, tmp_path):
     assert tables(tmp_path / "here") == tables(tmp_path / "local")
 
 
+@needs_joblib_launcher
+@pytest.mark.parametrize("sweep", [["-m", "seed=1,2"], ["experiment=attribute"]], ids=["a sweep", "a command"])
+def test_a_killed_process_of_the_local_launcher_ends_in_one_sentence(tmp_path, sweep):
+    args = arguments(tmp_path, *sweep, "rule=external", "rule.call=tests.tiny:killed", "hydra/launcher=local")
+    code, out, err = started(*args, f"run.output={tmp_path / 'local'}", "hydra.launcher.n_jobs=2")
+    assert (code, out) == (1, "") and "Traceback" not in err
+    said = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1 and said[0].startswith("error: a process of hydra/launcher=local was killed"), err
+
+
 def test_a_launcher_that_is_not_installed_is_named(run, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.cli.find_spec", lambda name: None)
     ended = run("hydra/launcher=slurm", *arguments(tmp_path))

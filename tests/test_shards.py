@@ -2,9 +2,11 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from contextlib import contextmanager
 
 import pytest
 
+from pipeline.run.claims import Claims
 from tests import tiny
 
 PARTS_OF_TWO = "from pipeline.run import groups; groups.PART = 2"
@@ -53,11 +55,12 @@ def at_once(commands, log):
 
 
 @pytest.mark.parametrize(("count", "first"), [(1, 0), (3, 1), (8, 0)], ids=["of 1", "of 3, from 1", "of 8, from 0"])
-def test_shards_make_the_same_table(cell, tmp_path, small_parts, count, first):
-    """Byte for byte, the picture of the maps included; whichever is the last one merges."""
+def test_shards_make_the_same_table(cell, tmp_path, monkeypatch, count, first):
+    """Byte for byte that of a single part, the picture of the maps included; whichever is the last one merges."""
     folder = tiny.images(tmp_path / "many", count=13)
     args = ("experiment=attribute", "rule=all", "rule.names=[gbp,lrp]", f"data.root={folder}", "run.batch_size=2")
     whole = cell(*args, output=tmp_path / "whole").made
+    monkeypatch.setattr("pipeline.run.groups.PART", 2)
     ends = [
         cell(*args, f"run.shard={number}/{count}", output=tmp_path / "shards")
         for number in [*range(first, first + count)][::-1]
@@ -95,6 +98,24 @@ def test_cells_without_images_are_dealt_out_too(run, tmp_path):
     args = ("experiment=weight_stats", *tiny.OWN, "data=folder", f"data.root={tiny.images(tmp_path / 'images')}")
     made = [run(*args, f"run.shard={number}/2", output=tmp_path / str(number)).made for number in range(2)]
     assert sorted(map(len, made)) == [0, 1]
+
+
+@pytest.mark.parametrize("experiment", ["cascade", "weight_stats"])
+def test_what_is_finished_between_a_look_and_a_claim_is_not_computed_again(run, tmp_path, monkeypatch, experiment):
+    args = [f"experiment={experiment}", *tiny.OWN, "data=folder", f"data.root={tiny.images(tmp_path / 'images')}"]
+    out, plain, computed = tmp_path / "outputs", Claims.claim, []
+
+    @contextmanager
+    def late(self, path, about):
+        if not computed:  # at the first claim
+            command = [sys.executable, "-m", "pipeline", *args, f"run.output={out}", "run.device=cpu"]
+            computed.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        with plain(self, path, about) as mine:
+            yield mine
+
+    monkeypatch.setattr(Claims, "claim", late)
+    monkeypatch.setattr("pipeline.run.groups.Given.run", lambda *args: pytest.fail("it is there"))
+    assert run(*args, output=out).out == computed[0]
 
 
 def test_two_processes_take_different_cells_and_compute_nothing_twice(tmp_path):

@@ -1,5 +1,7 @@
 """A network and images small enough for tests of everything around the engine."""
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -55,6 +57,12 @@ def slow_gradient(model: nn.Module, x: torch.Tensor, target: torch.Tensor) -> to
     """A second for each batch."""
     time.sleep(1)
     return mean_gradient(model, x, target)
+
+
+def killed(model: nn.Module, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """As a process that takes too much memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return x
 
 
 def wrong_shape(model: nn.Module, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -146,7 +146,8 @@ def one_part(group: Group, number: int, given: "Given", bar: tqdm) -> bool:
         with store.claim(given.cells[0], f"part-{number:05d}", about) as mine:
             if not mine:
                 return False
-            if cells := group.lacking(number, given):  # another process may have finished it meanwhile
+            given.cells = group.open(given.context)  # another process may have finished them meanwhile
+            if cells := group.lacking(number, given):
                 compute_part(cells, number, which, given, bar.update)
                 group.counted.add(number)
     if number not in group.counted:
