@@ -41,8 +41,13 @@ def test_one_holds_a_claim_until_it_ends(path):
 
 
 def test_of_many_that_want_it_one_gets_it(path, monkeypatch):
-    """Also where all find a dead process's claim, and only then go on."""
-    plain, found = Claims.dead, threading.Barrier(8)
+    """Also where all find a dead process's claim and only then go on, slowly."""
+    plain, quick, found = Claims.dead, holder, threading.Barrier(8)
+
+    def slow(of):
+        known = quick(of)
+        time.sleep(0.02)
+        return known
 
     def seen(self, of, known):
         is_dead = plain(self, of, known)
@@ -54,6 +59,7 @@ def test_of_many_that_want_it_one_gets_it(path, monkeypatch):
         if left:
             create(path, {"token": "dead", "here": here(), "pid": 2**22 + 1, "born": "1"})
             monkeypatch.setattr(Claims, "dead", seen)
+            monkeypatch.setattr(claims, "holder", slow)
         start, finish, got = threading.Barrier(8), threading.Barrier(8), []
 
         def want(start=start, finish=finish, got=got):

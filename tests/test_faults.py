@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run.claims import Claims
+from pipeline.run.claims import Claims, create, here
+from pipeline.run.clean import rubbish
+from pipeline.run.store import Store
 from tests import tiny
 
 SMALL_PARTS = "from pipeline.run import groups; groups.PART = 2; from pipeline.cli import main; main()"
@@ -84,7 +86,23 @@ def test_a_run_that_is_killed_at_any_time_leaves_no_wrong_or_half_table(cell, wh
         assert contents(manifest.parent) == expected
     for i in range(25):
         assert contents(cell(*args, output=out / str(i)).made[-1].parent) == expected
-    assert not [*out.glob("*/results/attribute/.work/*"), *out.glob("*/results/attribute/.claims/*")]
+        for left in rubbish(
+            Store(out / str(i)), [path.parent.name for path in out.glob(f"{i}/results/*/*/table.parquet")]
+        ):
+            left.remove()
+    assert not [*out.glob("*/results/attribute/.*/*"), *out.glob("*/results/attribute/.*.*")]
+
+
+def test_claims_of_dead_processes_go_when_their_units_are_done(whole, cell, tmp_path):
+    """A process that is killed between storing what it did and giving the claim back; and one that lives."""
+    args, expected = whole
+    out, dead = tmp_path / "out", {"token": "dead", "here": here(), "pid": 2**22 + 1, "born": "1"}
+    folder = out / "results" / "attribute" / ".claims"
+    for _ in range(2):  # to do, and finished
+        for name, about in {"dead": dead, ".dead.dead": dead, "alive": {**dead, "here": "elsewhere"}}.items():
+            create(folder / f"{name}.part-00001", about)
+        assert contents(cell(*args, output=out).made[-1].parent) == expected
+        assert [path.name for path in folder.iterdir()] == ["alive.part-00001"]
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGUSR2", 140), ("SIGINT", 130)])

@@ -211,7 +211,7 @@ def test_the_commands_of_the_readme(slurm, tmp_path, images):
             more = "hydra.launcher.gpus_per_node=null hydra.launcher.mem_gb=1 hydra.launcher.cpus_per_task=1"
             given = re.search(r'ARGS="([^"]*)"', said)
             said = re.sub(r' ARGS="[^"]*"', "", said) + f" PYTHON={sys.executable}"
-            said += f" 'ARGS={given[1] if given else ''} {small} {more if 'LAUNCHER' in said else ''}'"
+            said += f" 'ARGS={given[1] if given else ''} {small} {more if 'LAUNCHER=slurm' in said else ''}'"
         elif said.startswith("sbatch"):
             options = f"--wait --mem=1G --cpus-per-task=1 --output={tmp_path}/log"
             said = said.replace("sbatch", f"sbatch {options}", 1) + f" {small}"

@@ -97,6 +97,15 @@ class Claims:
             if alone and holder(path) == seen:
                 path.unlink(missing_ok=True)
 
+    def sweep(self, folder: Path) -> None:
+        """Take away what dead processes left in a folder of claims: also those of units that they finished, at which
+        nobody looks again."""
+        with contextlib.suppress(OSError):  # a folder that can only be read
+            for path in sorted(folder.glob("*")):
+                seen = holder(path)
+                if self.dead(path, seen):
+                    self.clear(path, seen)
+
     def dead(self, path: Path, known: Mapping[str, Any] | None) -> bool:
         """Whether who holds the claim (`known` says it) is gone: seen at once of a process of this host, else by its
         heartbeat.
