@@ -10,6 +10,7 @@ OVER_IMAGES = {
     "attribute": "rule=lrp",
     "extremes": "rule=gbp",
     "failure": "failure.errors=false",
+    "filter": "rule=lrp",
     "nfr": "rule=rectgrad",
     "rank1": "rule=lrp",
     "nulls": "seed=1",

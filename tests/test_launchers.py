@@ -155,6 +155,17 @@ def test_status_tells_where_a_cell_is_running_and_how_far(run, tmp_path, monkeyp
     assert run("status", *args).out.splitlines()[-1] == "1 tables: 1 done, 0 running, 0 failed, 0 missing"
 
 
+@needs_joblib_launcher
+def test_status_names_what_a_launched_job_was_refused_for(run, tmp_path):
+    sweep = [*arguments(tmp_path), "experiment=rank1", f"run.output={tmp_path / 'outputs'}"]
+    launch = ["-m", "rule=gbp,activation", "hydra/launcher=local", "hydra.launcher.n_jobs=1"]
+    code, _, err = started(*sweep, *launch)
+    assert code == 1 and "error: 1 of 2 jobs failed" in err
+    said = run("status", *sweep, "rule=activation").out.splitlines()
+    assert said[0].startswith("failed") and "can't work with rule=activation" in said[0]
+    assert said[1] == "1 tables: 0 done, 0 running, 1 failed, 0 missing"
+
+
 def test_a_word_that_is_no_command(tmp_path):
     code, out, err = started("stauts", *arguments(tmp_path))
     assert (code, out) == (1, "") and err.startswith("error: there is no command 'stauts'; choose one of status")

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from pipeline.attacks.files import Known
-from pipeline.engine import walk
 from pipeline.engine.filters import first_layer_filter
-from pipeline.engine.network import Network, Record
-from pipeline.engine.rules import Activation, External, Gbp, Method
-from pipeline.experiments.external import external_map
+from pipeline.engine.network import Network
+from pipeline.engine.rules import Method
+from pipeline.experiments.external import map_of
 from pipeline.experiments.interface import Result
 from pipeline.experiments.rows import Columns, rows_of
 from pipeline.experiments.targets import Target
@@ -63,15 +62,6 @@ def run(
                 r = first_layer_filter(record) if name == "filter" else map_of(record, rule, classes)
                 table += rows_of(batch.names, [{**about, "map": name, **measured(r, mask, change)}])
     return [Result(pd.DataFrame(table, columns=COLUMNS)) for table in rows]
-
-
-def map_of(record: Record, rule: Method, classes: Tensor) -> Tensor:
-    if isinstance(rule, Activation):
-        layer = -(-record.network.depth // 3)
-        return walk.walk(record, record.activation(layer), lambda _: Gbp(), layer)
-    if isinstance(rule, External):
-        return external_map(rule, record.network, record.x, classes)
-    return walk.attribute(record, rule, classes)
 
 
 def measured(r: Tensor, mask: Tensor | None, change: Tensor) -> Columns:

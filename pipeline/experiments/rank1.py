@@ -63,7 +63,7 @@ def other_classes(batch: Batch, logits: Tensor, classes: Tensor) -> dict[str, Te
     """(B,) each. Raises UserError for a network with a single class."""
     count = logits.shape[1]
     if count < 2:
-        raise UserError("the network has one class, and rank1 compares two")
+        raise UserError("the network has one class, and two are compared")
     runner_up = logits.scatter(1, classes[:, None], -torch.inf).argmax(1)
     shifts = [int(torch.randint(1, count, (), generator=keyed(name_seed(name)))) for name in batch.names]
     return {"runner_up": runner_up, "random": (classes + torch.tensor(shifts, device=classes.device)) % count}
