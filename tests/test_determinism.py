@@ -11,6 +11,7 @@ OVER_IMAGES = {
     "extremes": "rule=gbp",
     "failure": "failure.errors=false",
     "filter": "rule=lrp",
+    "memory": "rule=gbp",
     "nfr": "rule=rectgrad",
     "rank1": "rule=lrp",
     "nulls": "seed=1",

@@ -17,6 +17,7 @@ from pipeline.experiments import (
     geometry,
     highlight,
     kis,
+    memory,
     nfr,
     nulls,
     rank1,
@@ -51,6 +52,7 @@ EXPERIMENTS = {
     "theorem1": experiment(theorem1, version=2),
     "theorem2": experiment(theorem2, version=1),
     "nfr": experiment(nfr, version=1, objection=nfr.objection, dtype=Dtype.float64),
+    "memory": experiment(memory, version=1, least_images=lambda options: 2),
     "rank1": experiment(rank1, version=1),
     "verify": experiment(verify, version=1, dtype=Dtype.float64, fresh=True, report=verify.report),
 }
