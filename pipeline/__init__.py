@@ -8,12 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.api import attribute, cascade, rule, trace
+    from pipeline.api import attribute, cascade, explained_by_filter, rule, trace
     from pipeline.engine.network import Network
     from pipeline.errors import UserError
     from pipeline.measures.maps import alignment
 
-__all__ = ["Network", "UserError", "alignment", "attribute", "cascade", "rule", "trace"]
+__all__ = ["Network", "UserError", "alignment", "attribute", "cascade", "explained_by_filter", "rule", "trace"]
 _HOMES = {"Network": "engine.network", "UserError": "errors", "alignment": "measures.maps"}  # the others': api
 
 

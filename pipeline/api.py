@@ -8,6 +8,7 @@ from operator import index
 from typing import Any, get_type_hints
 
 import pandas as pd
+import torch
 import yaml
 from torch import Tensor
 
@@ -15,10 +16,12 @@ from pipeline.engine import walk
 from pipeline.engine.network import Network, trace
 from pipeline.engine.rules import RULES, Activation, Gbp, Method
 from pipeline.errors import UserError
+from pipeline.experiments.targets import Target
 from pipeline.files import CONF
+from pipeline.images.batches import Batch, Handed
 from pipeline.measures.maps import alignment
 
-__all__ = ["attribute", "cascade", "rule", "trace"]
+__all__ = ["attribute", "cascade", "explained_by_filter", "rule", "trace"]
 
 
 def rule(name: str, **settings: Any) -> Method:
@@ -118,6 +121,34 @@ def cascade(
     ]
     table = pd.DataFrame(rows, columns=["rule", "image", "n", "alignment"])
     return table.sort_values(["rule", "image", "n"], ignore_index=True)
+
+
+def explained_by_filter(
+    network: Network,
+    x: Tensor,
+    by: str | Method = "gbp",
+    *,
+    target: Tensor | None = None,
+    **settings: Any,
+) -> pd.DataFrame:
+    """How much of each map one fixed linear filter of the image explains: the columns of experiment=filter (README), a
+    row per image of x (B, C, H, W), whose name is its position.
+
+    by: a rule, anyone's attribution as rule("external", call="package.module:function"), or a name; target: (B,)
+    classes to explain, by default the decisions; settings: of conf/experiment/filter.yaml. The ridge filter is fitted
+    to the maps of the other images in x: of one image alone its columns are NaN. Raises UserError for a network that
+    has not one first layer on the pixels.
+    """
+    from pipeline.experiments import filter as filters
+
+    usual = yaml.safe_load((CONF / "experiment" / "filter.yaml").read_text())
+    if unknown := settings.keys() - usual:
+        raise UserError(f"explained_by_filter has no setting '{min(unknown)}'; it has {', '.join(usual)}")
+    given = Batch(x, tuple(map(str, range(len(x)))), torch.full((len(x),), -1) if target is None else target)
+    asked = Target("decision" if target is None else "label", lambda: network)
+    method = rule(by) if isinstance(by, str) else by
+    (found,) = filters.run(network, Handed(given), [method], asked, filters.Options(**usual | settings))
+    return found.table
 
 
 def labels(by: Sequence[str | Method]) -> list[str]:

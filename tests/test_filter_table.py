@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from pipeline import explained_by_filter, trace
 from pipeline.engine import walk
 from pipeline.engine.filters import alike_in_spectrum, first_layer_filter, two_layer_filter
-from pipeline.engine.network import trace
 from pipeline.engine.rules import Gbp
+from pipeline.errors import UserError
 from pipeline.experiments import filter as filters
 from pipeline.experiments.rank1 import other_classes
 from pipeline.images.batches import Batch
@@ -93,6 +94,28 @@ def test_all_rules_together_are_each_alone(given, tmp_path):
     pd.testing.assert_frame_equal(grad, external, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(activation.residual_runner_up, 1)
     assert (grad.residual_runner_up < 0.99).all()
+
+
+def test_the_function_says_the_same(given):
+    call, module, x, _ = given
+    expected = pd.read_parquet(call("rule=lrp", "filter.size=3", "target=2").made[-1])
+    found = explained_by_filter(trace(module), x, "lrp", target=torch.full((5,), 2), size=3)
+    assert list(found) == filters.COLUMNS and list(found.image) == list("01234")
+    drawn = ["image", "cos_px_random", "residual_random_class"]  # by the images' names
+    np.testing.assert_allclose(found.drop(columns=drawn), expected.drop(columns=drawn), rtol=1e-4, atol=1e-5)
+    assert explained_by_filter(trace(module), x, size=3, classes=False).iloc[:, -2:].isna().all(axis=None)
+    with pytest.raises(UserError, match="no setting 'sise'"):
+        explained_by_filter(trace(module), x, sise=3)
+
+
+def test_a_tight_first_layer_is_the_image_itself():
+    """W_1 W_1^T = I: P x = x, to both of which every map is as close."""
+    first = torch.nn.Conv2d(3, 27, 3, stride=3).double()
+    first.weight.data = torch.linalg.qr(torch.randn(27, 27).double())[0].view(27, 3, 3, 3)
+    model = torch.nn.Sequential(first, torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(27 * 16, 5).double())
+    found = explained_by_filter(trace(model), torch.randn(4, 3, 12, 12).double(), size=3)
+    np.testing.assert_allclose(found.alignment, found.cos_px, rtol=1e-12)
+    np.testing.assert_allclose(found.cos_px_random, found.cos_px, rtol=1e-12)
 
 
 def test_against_the_network_before_its_weights_were_changed(given, run):

@@ -17,7 +17,7 @@ from pipeline.experiments.interface import Result
 from pipeline.experiments.rank1 import other_classes
 from pipeline.experiments.rows import Columns, rows_of
 from pipeline.experiments.targets import Target
-from pipeline.images.batches import Batch, Images
+from pipeline.images.batches import Batch, Handed, Images
 from pipeline.measures.maps import alignment
 from pipeline.measures.ridge import Held, Moments, filtered, held_out, moments, unit_norm
 from pipeline.seeds import name_seed
@@ -33,11 +33,12 @@ WITH_ORIGINAL = ["similarity", "cos_px_original", "residual_original"]  # after 
 @dataclass(frozen=True)
 class Options:
     """size: pixels along each side of the fitted filter, odd; penalty: on its square, relative to the mean square of a
-    pixel; original: also compare with the network without what the weights' law changed; shown: names of images whose
-    maps are kept."""
+    pixel; classes: also the maps of two other classes; original: also compare with the network without what the
+    weights' law changed; shown: names of images whose maps are kept."""
 
     size: int
     penalty: float
+    classes: bool
     original: bool
     shown: list[str]
 
@@ -60,7 +61,9 @@ class Seen:
     shown: tuple[Tensor, Tensor, Tensor] | None
 
 
-def run(network: Network, images: Images, rules: Sequence[Method], target: Target, options: Options) -> list[Result]:
+def run(
+    network: Network, images: Images | Handed, rules: Sequence[Method], target: Target, options: Options
+) -> list[Result]:
     """One table per rule, a row per image: COLUMNS.
 
     alignment: with x. cos_*: of the map with P x = W_1 W_1^T x, P of the image that follows, P of weights W_1 with the
@@ -69,7 +72,7 @@ def run(network: Network, images: Images, rules: Sequence[Method], target: Targe
     (negative if it does harm), the ceiling for any fixed filter of its size. residual_*: R less the best filter, with x
     and with the same of the runner-up's and a random other class's maps, each from its own filter. With `original`:
     similarity of the map to the unmodified network's, cos_px_original with that one's P x, residual_original with its
-    residual. NaN where a map is missing, or no other image is there.
+    residual. NaN where a map is missing, no other image is there, or (`classes` false) no other class is asked for.
 
     shown.safetensors, a row for each image that is `shown`: x, r, px, ridge, residual (n, C, H, W), r and px of norm 1.
     """
@@ -77,8 +80,8 @@ def run(network: Network, images: Images, rules: Sequence[Method], target: Targe
     for batch in images:
         record = network.forward(batch.x)
         classes = target.classes(batch, record.logits)
-        kinds = [classes, *other_classes(batch, record.logits, classes).values()]
-        maps = [[map_of(record, rule, kind) for kind in kinds] for rule in rules]
+        others = other_classes(batch, record.logits, classes).values() if options.classes else ()
+        maps = [[map_of(record, rule, of) for of in (classes, *others)] for rule in rules]
         fixed = filters(record, batch, images)
         columns = [cosines(r, record.x, fixed) for r, *_ in maps]
         if options.original:
@@ -98,10 +101,9 @@ def run(network: Network, images: Images, rules: Sequence[Method], target: Targe
     return [result(i, len(rules), seen, held, options) for i in range(len(rules))]
 
 
-def filters(record: Record, batch: Batch, images: Images) -> dict[str, Tensor]:
+def filters(record: Record, batch: Batch, images: Images | Handed) -> dict[str, Tensor]:
     """FILTERS of the batch, each (B, C, H, W)."""
-    alone = len(images.images) < 2
-    others = [record.x[:1] * torch.nan if alone else images.other(name) for name in batch.names]
+    others = [record.x[:1] * torch.nan if images.alone else images.other(name) for name in batch.names]
     weight = first_layer(record).weight
     turned = [
         first_layer_filter(record, record.x[b : b + 1], alike_in_spectrum(weight, name_seed(name)))
@@ -127,12 +129,12 @@ def result(
     for one, (fit, best) in zip(seen, held, strict=True):
         kinds = len(fit.share) // rules
         at = rule * kinds  # of the explained class's map among all
-        names = ["residual_runner_up", "residual_random_class", *WITH_ORIGINAL[2:]]
-        residuals = {name: float(fit.residuals[at, at + kind]) for kind, name in enumerate(names[: kinds - 1], start=1)}
+        compared = (COLUMNS[-2:] if options.classes else []) + (WITH_ORIGINAL[2:] if options.original else [])
+        residuals = {name: float(fit.residuals[at, at + kind]) for kind, name in enumerate(compared, start=1)}
         columns: Columns = {"target": one.target, **one.columns[rule]}
         columns |= {"ridge_share": float(fit.share[at]), "cos_ridge": float(fit.cosine[at])}
         columns |= {"residual_alignment": float(fit.alignment[at]), **residuals}
-        rows += rows_of([one.name], [{name: columns[name] for name in order(options)[1:]}])
+        rows += rows_of([one.name], [{name: columns.get(name, torch.nan) for name in order(options)[1:]}])
         if one.shown:
             x, r, px = one.shown
             ridge = filtered(x, best[at : at + 1], options.size)[0].to(x)

@@ -153,6 +153,25 @@ def load_batches(
             )
 
 
+@dataclass(frozen=True)
+class Handed:
+    """Images that are at hand: one batch, as an experiment sees them."""
+
+    batch: Batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield self.batch
+
+    @property
+    def alone(self) -> bool:
+        return len(self.batch.names) < 2
+
+    def other(self, name: str) -> Tensor:
+        """x of the image that follows, (1, 3, H, W)."""
+        at = (self.batch.names.index(name) + 1) % len(self.batch.names)
+        return self.batch.x[at : at + 1]
+
+
 @dataclass
 class Images:
     """The images of one part, as an experiment sees them: iterate for batches on the device; `other` gives another
@@ -177,6 +196,11 @@ class Images:
         ):
             yield Batch(batch.x.to(self.device, self.dtype), batch.names, batch.labels.to(self.device))
             self.advance(len(batch.names))
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other image."""
+        return len(self.images) < 2
 
     def other(self, name: str, drawn: bool = False) -> torch.Tensor:
         """x of the image that follows in the order of the data (the first after the last), (1, 3, H, W). drawn: of
