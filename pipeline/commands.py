@@ -242,7 +242,7 @@ def has_maps(cell: "Cell", table: Path) -> bool:
     if pd.read_parquet(table).empty:
         print(f"no image was chosen, so there is nothing to draw: {cell.title}", file=sys.stderr)
         return False
-    return (table.parent / "maps.safetensors").is_file()
+    return any(table.parent.glob("*.safetensors"))
 
 
 def made(pdf: Path) -> list[Path]:

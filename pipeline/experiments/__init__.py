@@ -47,7 +47,7 @@ EXPERIMENTS = {
     "train": experiment(train, version=2),
     "extremes": experiment(extremes, version=1),
     "failure": experiment(failure, version=1, picture="fig7"),
-    "filter": experiment(filter, version=1, takes=(Rule, Activation, External)),
+    "filter": experiment(filter, version=1, takes=(Rule, Activation, External), picture="filter_maps"),
     "geometry": experiment(geometry, version=1),
     "theorem1": experiment(theorem1, version=2),
     "theorem2": experiment(theorem2, version=1),

@@ -34,13 +34,13 @@ WITH_ORIGINAL = ["similarity", "cos_px_original", "residual_original"]  # after 
 class Options:
     """size: pixels along each side of the fitted filter, odd; penalty: on its square, relative to the mean square of a
     pixel; classes: also the maps of two other classes; original: also compare with the network without what the
-    weights' law changed; shown: names of images whose maps are kept."""
+    weights' law changed; shown: the maps of so many images, the first ones, are kept."""
 
     size: int
     penalty: float
     classes: bool
     original: bool
-    shown: list[str]
+    shown: int
 
     def __post_init__(self):
         if self.size < 1 or self.size % 2 == 0:
@@ -74,7 +74,7 @@ def run(
     similarity of the map to the unmodified network's, cos_px_original with that one's P x, residual_original with its
     residual. NaN where a map is missing, no other image is there, or (`classes` false) no other class is asked for.
 
-    shown.safetensors, a row for each image that is `shown`: x, r, px, ridge, residual (n, C, H, W), r and px of norm 1.
+    shown.safetensors, a row for each image `shown`: x, r, px, ridge, residual (n, C, H, W), r and px of norm 1.
     """
     seen: list[Seen] = []
     for batch in images:
@@ -94,7 +94,7 @@ def run(
         for b, name in enumerate(batch.names):
             scale = fixed["px"][b].double().norm()  # in which P itself is a filter with maps of norm 1
             x, px = (map_ / scale.to(map_) for map_ in (record.x[b], fixed["px"][b]))
-            shown = (x, unit_norm(stacked[b]), px) if name in options.shown else None
+            shown = (x, unit_norm(stacked[b]), px) if name in images.first_names(options.shown) else None
             values = [{key: float(value[b]) for key, value in found.items()} for found in columns]
             seen.append(Seen(name, int(classes[b]), values, moments(x, stacked[b], options.size), shown))
     held = held_out([one.moments for one in seen], options.penalty) if seen else []

@@ -39,6 +39,8 @@ FIGURES: dict[str, ModuleType] = {
         "fig7",
         "fig8",
         "fig9",
+        "filter",
+        "filter_maps",
         "kis",
         "table1",
         "theory",

@@ -166,6 +166,9 @@ class Handed:
     def alone(self) -> bool:
         return len(self.batch.names) < 2
 
+    def first_names(self, count: int) -> tuple[str, ...]:
+        return self.batch.names[:count]
+
     def other(self, name: str) -> Tensor:
         """x of the image that follows, (1, 3, H, W)."""
         at = (self.batch.names.index(name) + 1) % len(self.batch.names)
@@ -201,6 +204,10 @@ class Images:
     def alone(self) -> bool:
         """Whether there is no other image."""
         return len(self.images) < 2
+
+    def first_names(self, count: int) -> tuple[str, ...]:
+        """Of the first images of all parts."""
+        return self.images.names[:count]
 
     def other(self, name: str, drawn: bool = False) -> torch.Tensor:
         """x of the image that follows in the order of the data (the first after the last), (1, 3, H, W). drawn: of
