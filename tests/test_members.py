@@ -55,6 +55,59 @@ def test_epsilon_zero_is_gradient_times_input(case):
     same(r, record.x * peers.autograd(module, record.x, target))
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 3.0])
+def test_gamma_is_zennits_where_the_logit_is_positive(case, gamma):
+    record, module, _ = case
+    target = record.logits.argmax(1)
+    assert (record.logits.amax(1) > 0).all()
+    for bias in (True, False):
+        r = attribute(record, rule("lrp_gamma", gamma=gamma, bias=bias), target, bottom=True)
+        same(r, peers.zennit_lrp(module, record.x, target, "unit", layer=lambda b=bias: peers.zennit_gamma(gamma, b)))
+
+
+def test_gamma_goes_from_epsilon_to_z_plus(case):
+    record, _, target = case
+    for bottom in (False, True):
+        gamma = {g: attribute(record, rule("lrp_gamma", gamma=g), target, bottom) for g in (0.0, float("inf"))}
+        same(gamma[0.0], attribute(record, rule("lrp_epsilon", epsilon=0.0, bias=False), target, bottom))
+        same(gamma[float("inf")], attribute(record, rule("lrp"), target, bottom))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_infinity_is_the_limit(bias):
+    """Where a ReLU follows each layer; else a unit with z < 0 may have nothing positive to share by."""
+    record = trace(seeded(NETS["plain"])).forward(images())
+    near, at = (rule("lrp_gamma", gamma=gamma, bias=bias) for gamma in (1e12, float("inf")))
+    same(*(attribute(record, by, record.logits.argmax(1)) for by in (near, at)), 1e-6)
+
+
+@pytest.mark.parametrize("first_layer", ["plain", "split"])
+def test_without_biases_the_numerator_is_the_same_for_every_gamma(first_layer):
+    """Relevance is conserved from the output to the input: <R, x> is the explained logit's relevance, 1."""
+    record = trace(seeded(NETS["no_bias"])).forward(images())
+    norms = []
+    for gamma in (0.0, 0.1, 1.0, 10.0, float("inf")):
+        r = attribute(record, rule("lrp_gamma", gamma=gamma, first_layer=first_layer), record.logits.argmin(1))
+        torch.testing.assert_close((r * record.x).flatten(1).sum(1), torch.ones(len(r), dtype=torch.float64))
+        norms.append(float(r.norm()))
+    assert max(norms) > 1.5 * min(norms), "and the maps are not the same"
+
+
+def test_wplus_is_the_dense_chain():
+    """r_0 = W_1 M_1 (W_2)+ e_k, layer 1 plain, by its positive weights, or by the products that are positive."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 7), nn.ReLU(), nn.Linear(7, 3)).double()
+    x = torch.randn(2, 3, 2, 2, dtype=torch.float64)
+    record, k = trace(model).forward(x), torch.tensor([2, 0])
+    w1, w2 = model[1].weight.detach(), model[3].weight.detach()
+    r1 = w2.clamp(min=0)[k] * (model[1](x.flatten(1)) > 0)
+    products = torch.where(w1[None] * x.flatten(1)[:, None] > 0, w1, 0)  # (B, 7, 12)
+    expected = {
+        "plain": r1 @ w1, "plus": r1 @ w1.clamp(min=0), "split": torch.einsum("bj,bji->bi", r1, products)
+    }  # fmt: skip
+    for first_layer, r0 in expected.items():
+        same(attribute(record, rule("wplus", first_layer=first_layer), k).flatten(1), r0)
+
+
 def test_excitation_bp_is_z_plus_and_contrasts_with_the_dual_network(case):
     record, module, target = case
     plain = attribute(record, rule("excitation_bp"), target, bottom=True)
@@ -117,7 +170,7 @@ def test_z_plus_at_residual_sums_conserves_relevance_where_the_sum_is_positive(n
         torch.testing.assert_close(total, torch.ones(2, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("name", ["lrp", "lrp_alphabeta", "lrp_epsilon", "excitation_bp"])
+@pytest.mark.parametrize("name", ["lrp", "lrp_alphabeta", "lrp_epsilon", "lrp_gamma", "excitation_bp"])
 def test_every_rule_of_lrp_shares_at_sums_as_it_is_told(name):
     record, seen = trace(seeded(NETS["residual"])).forward(images(1)), []
     by = rule(name, add_by="zplus")

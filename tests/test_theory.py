@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline import api
 from pipeline.engine.network import trace
-from pipeline.engine.rules import GRAD, Activation, Gbp, RectGrad
+from pipeline.engine.rules import GRAD, Activation, Gbp, RectGrad, WPlus
 from pipeline.engine.walk import one_hot
 from pipeline.errors import UserError
 from pipeline.experiments import EXPERIMENTS, geometry, nfr, rank1, theorem1, theorem2
@@ -206,7 +206,7 @@ def test_condition_13_equals_explicit_matrices(bias):
     record = network.forward(x)
     weights = [module.weight.detach() for module in model if isinstance(module, nn.Linear)]
     start = one_hot(record)
-    for rule in (Gbp(), RectGrad(0.5), nfr.WithoutGamma(z_plus().first_layer)):
+    for rule in (Gbp(), RectGrad(0.5), WPlus(first_layer=z_plus().first_layer)):
         r = [row.clone() for row in start]
         for layer, sides in nfr.conditions(record, rule, start):
             for b in range(4):
@@ -222,7 +222,7 @@ def test_condition_13_equals_explicit_matrices(bias):
                     keep = (z * r[b] > tau).double()
                 filtered = wm @ torch.diag(keep)
                 removed, possible = float(((r[b] * mask != 0) & (keep == 0)).sum()), float((r[b] * mask != 0).sum())
-                if isinstance(rule, nfr.WithoutGamma):
+                if isinstance(rule, WPlus):
                     filtered = wm if layer == 1 else wm * (w.T > 0)
                     pairs = [
                         (i, j) for i in range(len(a)) for j in range(len(z)) if a[i] != 0 and (r[b] * mask)[j] != 0

@@ -158,6 +158,7 @@ def test_a_bug_shows_in_its_rows(table_of, monkeypatch, bug):
             "dtd",
             "excitation_bp",
             "lrp_epsilon",
+            "lrp_gamma",
         }
 
 

@@ -52,6 +52,12 @@ class Place:
         return self.op.weight
 
     @property
+    def bias(self) -> Tensor | None:
+        """b of a conv or linear layer, of a shape that meets its output."""
+        b = self.op.layer.bias
+        return b.view(-1, 1, 1) if b is not None and isinstance(self.op.layer, torch.nn.Conv2d) else b
+
+    @property
     def first(self) -> bool:
         """Whether no layer is below this one."""
         return self.op.first

@@ -232,6 +232,59 @@ class Epsilon(Lrp):
         return at.transpose(ratio(relevance, z + self.epsilon * z.sign()), at.weight)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Gamma(Lrp):
+    """LRP-gamma (Montavon et al. 2019): shares by w_ij a_i + gamma (w_ij a_i)+, with `bias` the layer's bias in the
+    sum, b + gamma b+. gamma = 0 is LRP-epsilon with epsilon = 0, infinity the z+ rule. (Not the gamma of the paper's
+    Proposition 3, which is z+'s normalisation: see WPlus.)"""
+
+    gamma: float
+    bias: bool
+
+    def __post_init__(self):
+        if not self.gamma >= 0:
+            raise ValueError(f"gamma must not be negative: {self.gamma}")
+
+    def share(self, relevance: Tensor, at: Place) -> Tensor:
+        if self.gamma == float("inf") and not self.bias:
+            return contributions(relevance, at)
+        part, whole = (0.0, 1.0) if self.gamma == float("inf") else (1.0, self.gamma)
+        a, up, down = at.input, at.weight.clamp(min=0), at.weight.clamp(max=0)
+        b = at.bias if self.bias else None
+        bias = 0 if b is None else part * b + whole * b.clamp(min=0)
+        if bool((a >= 0).all()):
+            weight = part * at.weight + whole * up
+            return at.transpose(ratio(relevance, at.apply(a, weight) + bias), weight)
+        positive = at.apply(a.clamp(min=0), up) + at.apply(a.clamp(max=0), down)
+        share = ratio(relevance, part * at.apply(a, at.weight) + whole * positive + bias)
+        plus = torch.where(a >= 0, at.transpose(share, up), at.transpose(share, down))
+        return part * at.transpose(share, at.weight) + whole * plus
+
+
+@dataclass(frozen=True, kw_only=True)
+class WPlus(Rule):
+    """z+ without its normalisation, (W+)^T M r, as the paper argues after Proposition 3: the products w_ij a_i > 0 are
+    kept, for negative inputs too, and r is no relevance. first_layer: as of LRP's rules (split and plus alone differ
+    where pixels are negative)."""
+
+    first_layer: FirstLayer
+
+    def __post_init__(self):
+        if self.first_layer is FirstLayer.zbox:
+            raise ValueError("first_layer=zbox shares relevance, and wplus has none; choose plain, split or plus")
+
+    def linear(self, r: Tensor, at: Place) -> Tensor:
+        if at.first and self.first_layer is FirstLayer.plain:
+            return at.transpose(r, at.weight)
+        plus = at.transpose(r, at.weight.clamp(min=0))
+        if (at.first and self.first_layer is FirstLayer.plus) or bool((at.input >= 0).all()):
+            return plus
+        return torch.where(at.input >= 0, plus, at.transpose(r, at.weight.clamp(max=0)))
+
+    def above_first_layer(self) -> "WPlus":
+        return replace(self, first_layer=FirstLayer.plain)
+
+
 def ratio(a: Tensor, b: Tensor) -> Tensor:
     """a / b, and 0 where b is 0."""
     return torch.where(b == 0, 0, a / torch.where(b == 0, 1, b))
@@ -287,6 +340,8 @@ RULES: dict[str, type[Method]] = {
     "dtd": AlphaBeta,
     "lrp_alphabeta": AlphaBeta,
     "lrp_epsilon": Epsilon,
+    "lrp_gamma": Gamma,
+    "wplus": WPlus,
     "excitation_bp": ExcitationBp,
     "activation": Activation,
     "external": External,

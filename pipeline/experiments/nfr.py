@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.engine.network import LINEAR, RELU, Network, Record
 from pipeline.engine.place import Place
-from pipeline.engine.rules import AlphaBeta, ExcitationBp, FirstLayer, Lrp, Method, Rule
+from pipeline.engine.rules import AlphaBeta, ExcitationBp, FirstLayer, Lrp, Method, Rule, WPlus
 from pipeline.engine.walk import one_hot, step, unit_scale
 from pipeline.experiments.interface import Result
 from pipeline.experiments.rows import Columns, over_images
@@ -74,13 +74,13 @@ def variants(rule: Rule, options: Options) -> list[tuple[str, Rule]]:
     if not isinstance(rule, Lrp):
         return [("", rule)]
     found: list[tuple[str, Rule]] = [("kept", rule)]
-    return [*found, ("dropped", WithoutGamma(rule.first_layer))] if options.without_gamma else found
+    return [*found, ("dropped", WPlus(first_layer=rule.first_layer))] if options.without_gamma else found
 
 
 @torch.no_grad()
 def conditions(record: Record, rule: Rule, r: Tensor) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """(l, both sides of (13) with the share of terms filtered, each (B,)) for l = L..1, r being r_L."""
-    z_plus = rule.first_layer if isinstance(rule, Lrp | WithoutGamma) else None
+    z_plus = rule.first_layer if isinstance(rule, Lrp | WPlus) else None
     for layer in range(record.network.depth, 0, -1):
         r = unit_scale(r)
         counts: list[Tensor] = []
@@ -133,18 +133,3 @@ def count(counts: list[Tensor], z_plus: FirstLayer | None, at: Place, r: Tensor,
         possible = at.apply(flag(a != 0), flag(w != 0))
         gone, there = ((reached * terms).double().flatten(1).sum(1).round() for terms in (removed, possible))
         counts.append(torch.stack([gone, 0 * gone, there]))
-
-
-@dataclass(frozen=True)
-class WithoutGamma(Rule):
-    """z+ without its normalisation: r <- W+ M r, the products w_ij a_i > 0 being kept for negative inputs too."""
-
-    first_layer: FirstLayer
-
-    def linear(self, r: Tensor, at: Place) -> Tensor:
-        if at.first and self.first_layer is FirstLayer.plain:
-            return at.transpose(r, at.weight)
-        plus = at.transpose(r, at.weight.clamp(min=0))
-        if (at.first and self.first_layer is FirstLayer.plus) or bool((at.input >= 0).all()):
-            return plus
-        return torch.where(at.input >= 0, plus, at.transpose(r, at.weight.clamp(max=0)))

@@ -42,6 +42,8 @@ RULES = {
     "lrp": Look("#009E73", "^", r"LRP ($z^+$)"),
     "lrp_epsilon": Look("#009E73", "1", r"LRP-$\varepsilon$", ":"),
     "lrp_alphabeta": Look("#009E73", "2", r"LRP-$\alpha\beta$", "--"),
+    "lrp_gamma": Look("#009E73", "4", r"LRP-$\gamma$", (0, (4, 1, 1, 1))),
+    "wplus": Look("#009E73", "+", r"$W^+ M r$", (0, (1, 1))),
     "excitation_bp": Look("#009E73", "3", "Excitation BP", "-."),
     "dtd": Look("#56B4E9", "v", "DTD"),
     "activation": Look("#CC79A7", "D", "Activation"),

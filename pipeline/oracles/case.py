@@ -17,7 +17,7 @@ from pipeline.oracles import local, peers
 
 Pair = tuple[Tensor, Tensor]  # the engine's numbers and the reference's, samples along dimension 0
 FILTERS = ("gbp", "deconvnet", "rectgrad")  # rules that are a filter at the ReLUs and the gradient elsewhere
-LRP = ("lrp", "dtd", "lrp_alphabeta", "lrp_epsilon", "excitation_bp")
+LRP = ("lrp", "dtd", "lrp_alphabeta", "lrp_epsilon", "lrp_gamma", "excitation_bp")
 
 
 class NotComparable(Exception):

@@ -21,13 +21,12 @@ Contribution = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # w_ij, a_i, 
 
 @dataclass(frozen=True)
 class Term:
-    """factor * sum_j z_ij / (z_j + epsilon sign z_j) R_j, where z_j = sum_i z_ij, and b_j with `bias`; 0 where z_j is
-    0."""
+    """factor * sum_j z_ij / (z_j + epsilon sign z_j) R_j, where z_j = sum_i z_ij + bias(b_j); 0 where z_j is 0."""
 
     contribution: Contribution
     factor: float = 1.0
     epsilon: float = 0.0
-    bias: bool = False
+    bias: Callable[[Tensor], Tensor] | None = None
 
 
 def whole(w, a, low, high):
@@ -48,6 +47,16 @@ def positive_weights(w, a, low, high):
 
 def z_box(w, a, low, high):
     return w * a - low * w.clamp(min=0) - high * w.clamp(max=0)
+
+
+@dataclass(frozen=True)
+class Favoured:
+    """z_ij + gamma z_ij+."""
+
+    gamma: float
+
+    def __call__(self, w, a, low, high):
+        return w * a + self.gamma * (w * a).clamp(min=0)
 
 
 @dataclass(frozen=True)
@@ -98,12 +107,15 @@ def as_image(value: Tensor) -> Tensor:
     return value if value.ndim == 3 else value.reshape(-1, value.shape[-1]).T[:, :, None]
 
 
-def plain_step(layer: Layer, side: tuple[int, int], place: int, r: Tensor) -> Tensor:
-    """r_i = sum_j w_ij r_j for each channel i of the place. r: (O, ...) at z. Returns (C,)."""
+def plain_step(layer: Layer, side: tuple[int, int], place: int, r: Tensor, kept: Tensor | None = None) -> Tensor:
+    """r_i = sum_j w_ij r_j for each channel i of the place, of `kept` (C, H, W) only the w_ij with w_ij kept_i > 0.
+    r: (O, ...) at z. Returns (C,)."""
     r = r.reshape(layer.groups, -1, r[0].numel())
     below = layer.weight.new_zeros(layer.groups, layer.weight.shape[2])
+    a = None if kept is None else kept.flatten(1)[:, place].view(layer.groups, 1, -1)
     for k, p in layer.seen_from(side, place):
-        below += (layer.weight[..., k] * r[:, :, None, p]).sum(1)
+        w = layer.weight[..., k]
+        below += ((w if a is None else torch.where(w * a > 0, w, 0)) * r[:, :, None, p]).sum(1)
     return below.flatten()
 
 
@@ -119,7 +131,7 @@ def shared_step(
         for w, b, above in blocks(layer, relevance[..., p]):
             for term in terms:
                 z = term.contribution(w, *(v[:, None, :, :, p] for v in seen))  # (G, o, C/G, K)
-                total = z.sum((2, 3)) + (b if term.bias else 0)
+                total = z.sum((2, 3)) + (term.bias(b) if term.bias else 0)
                 total = total + term.epsilon * total.sign()
                 below += term.factor * (z[..., k] * torch.where(total == 0, 0, above / total)[:, :, None]).sum(1)
     return below.flatten()
@@ -146,7 +158,7 @@ def sloped(z: Tensor, kind: str) -> Tensor:
 
 def relu_step(rule: str, r: Tensor, z: Tensor, kind: str, quantile: float = 0) -> Tensor:
     """(5), (6), (7), and DeconvNet's: r at the output -> r at z."""
-    if rule == "grad":
+    if rule in ("grad", "wplus"):
         return torch.where(sloped(z, kind), r, 0)
     if rule == "gbp":
         return torch.where(sloped(z, kind) & (r > 0), r, 0)

@@ -229,6 +229,13 @@ def zennit_epsilon(epsilon: float, bias: bool) -> Any:
     return Epsilon(epsilon, zero_params=None if bias else "bias")
 
 
+def zennit_gamma(gamma: float, bias: bool) -> Any:
+    """Zennit favours negative contributions where z is negative; a ReLU's relevance is 0 there."""
+    from zennit.rules import Gamma
+
+    return Gamma(gamma, stabilizer=EXACT, zero_params=None if bias else "bias")
+
+
 def exact(z: Tensor) -> Tensor:
     """Nothing is added to a denominator; where it is 0, so is every numerator."""
     return torch.where(z == 0, torch.ones_like(z), z)

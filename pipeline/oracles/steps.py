@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.engine.network import LINEAR, RELU
 from pipeline.engine.place import Place
-from pipeline.engine.rules import Add, AlphaBeta, Epsilon, ExcitationBp, FirstLayer, Lrp, Rule
+from pipeline.engine.rules import Add, AlphaBeta, Epsilon, ExcitationBp, FirstLayer, Gamma, Lrp, Rule, WPlus
 from pipeline.oracles import local
 from pipeline.oracles.case import FILTERS, LRP, Case, Check, Pair, quantile_of, rule, said
 from pipeline.oracles.local import Term
@@ -55,6 +55,9 @@ def local_steps(case: Case) -> Iterator[Check]:
     ruled = ("lrp", "split"), ("lrp", "plus"), ("lrp_alphabeta", "split"), ("lrp_epsilon", "split"), ("dtd", "zbox")
     for name, first_layer in ruled:
         yield check(name, first, "first layer", first_layer=first_layer)
+    yield check("lrp_gamma", first, "first layer", first_layer="split", bias=True)
+    yield check("wplus")
+    yield check("wplus", first, "first layer", first_layer="split")
     yield check("excitation_bp", lambda at: at.last, "last layer", contrastive=True)
     if any(op.kind == "add" for op in case.network.ops):
         yield check("lrp", lambda at: at.op.kind == "add", "each sum", add_by="zplus")
@@ -76,7 +79,9 @@ def compared(name: str, by: Rule, step: Step, b: int, layers: dict[int, local.La
         terms = terms_of(by, at) if isinstance(by, Lrp) else None
         found = sent.flatten(1)[:, place]
         if terms is None:
-            yield found[None], local.plain_step(layer, (a.shape[1], a.shape[2]), place, r)[None]
+            filters = isinstance(by, WPlus) and not (at.first and by.first_layer is FirstLayer.plain)
+            expected = local.plain_step(layer, (a.shape[1], a.shape[2]), place, r, passed(a) if filters else None)
+            yield found[None], expected[None]
             return
         is_relevance = terms[0].contribution is local.z_box
         box = [local.as_image(v[b].cpu()) for v in at.bounds] if is_relevance else None
@@ -86,6 +91,11 @@ def compared(name: str, by: Rule, step: Step, b: int, layers: dict[int, local.La
         shares = local.positive_sum_step([v[b].cpu() for v in at.inputs], r * out)
         for v, s, expected in zip(at.inputs, step.sent, shares, strict=True):
             yield (s[b].cpu() * v[b].cpu())[None], expected[None]
+
+
+def passed(a: Tensor) -> Tensor:
+    """1 with the sign of each input, and of 0 as if it were positive."""
+    return torch.where(a >= 0, 1.0, -1.0).to(a)
 
 
 def place_of(sent: Tensor, b: int) -> int:
@@ -107,5 +117,7 @@ def terms_of(by: Lrp, at: Place) -> list[Term] | None:
         return [Term(local.positive, by.alpha), Term(local.negative, 1 - by.alpha)][: 1 + (by.alpha != 1)]
     if isinstance(by, ExcitationBp):
         return [Term(local.positive), Term(local.negative, -1.0)][: 1 + (by.contrastive and at.last)]
+    if isinstance(by, Gamma):
+        return [Term(local.Favoured(by.gamma), bias=(lambda b: b + by.gamma * b.clamp(min=0)) if by.bias else None)]
     assert isinstance(by, Epsilon)
-    return [Term(local.whole, epsilon=by.epsilon, bias=by.bias)]
+    return [Term(local.whole, epsilon=by.epsilon, bias=(lambda b: b) if by.bias else None)]
