@@ -25,7 +25,7 @@ COLUMNS = ["panel", "state", "series", "x", "name", "y", "low", "high"]
 TEXT = r"""
 Profile {profile}: {random[model]}, {random.images}, explained class: {random[explained]}. Random:
 {random.weights}{random.weight_seeds}. Trained: {trained.weights}{trained.weight_seeds}. (a) Bands:
-95 % intervals over images and weight seeds (crossed bootstrap); trained: over images, for this network. {ends} Dotted
+95 % intervals over images and weight seeds (leave one out); trained: over images, for this network. {ends} Dotted
 lines: maps made without a network. Small panels: the same within bands of wavelength $\lambda$. (b) Mean over pairs
 of neurons, bars: one SD, small dots: mean of absolute values. (c) Mean over neurons, bars: one SD.
 """

@@ -18,8 +18,8 @@ TEXT = """
 Profile {profile}. Left: {neurons} neurons of two inputs, He scale, seed {laws[seed]}. Maps:
 {maps[model]}{maps.seeds}, images of {maps[data]}, without bottom process, all channels from the 0.5 % to the 99.5 %
 quantile; below each its alignment and, in brackets, that of its colours (what is left after the mean over channels).
-Dots: {colour[model]}, {colour.images}{colour.weight_seeds}, N = L; 95 % intervals over images and seeds (crossed
-bootstrap).
+Dots: {colour[model]}, {colour.images}{colour.weight_seeds}, N = L; 95 % intervals over images and seeds (leave
+one out).
 """
 
 

@@ -20,7 +20,7 @@ ORDER = ("gaussian", "ring", "heavy_tailed", "uniform", LITERAL, NAIVE, "anisotr
 COLUMNS = ["panel", "rule", "law", "n", "name", "y", "low", "high"]
 TEXT = """
 Profile {profile}. (a, b) {laws[model]}, {laws.images}, explained class: {laws[explained]}{laws.weight_seeds}; 95 %
-intervals over images and seeds (crossed bootstrap), LRP with a plain first layer. Gaussian, ring, heavy-tailed and
+intervals over images and seeds (leave one out), LRP with a plain first layer. Gaussian, ring, heavy-tailed and
 uniform [-1, 1] have E[w w'] = c I, anisotropic and uniform [0, 1] do not. Dashed: unscaled entries on [-1, 1] with
 the cosine as it is usually written, in float32{apart}. (b) Law - Gaussian, mean over N, paired by image and seed. (c)
 {overflow[model]}, {overflow.images}{overflow.weight_seeds}, float32: one sweep, both cosines. Squares overflow where
@@ -42,7 +42,7 @@ def refuse(sweeps: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
 
 def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """panel: alignment; difference (law - Gaussian, mean over N, paired by image and seed); overflow (safe and
-    naive cosine of one sweep). y with its 95 % interval over images and weight seeds (crossed bootstrap)."""
+    naive cosine of one sweep). y with its 95 % interval over images and weight seeds (leave one out)."""
     laws, literal = tables["laws"], tables["literal"]
     naive = literal.assign(law=NAIVE, alignment=literal["alignment_naive"])
     every = pd.concat([laws.assign(law=laws["weights"]), literal.assign(law=LITERAL), naive])

@@ -23,7 +23,7 @@ Propagation starts at a layer's ReLU from the units named, and the rule runs to 
 max, min: the largest and smallest {share:g} % of the non-zero activations of one image; controls: as many random
 ones, and a constant r on those of max and min. (a) r is the activation itself; dotted line: the attribution from the
 output. (b) r is what the rule sends to that layer, masked; all units give the attribution from the output. (c)
-Difference of alignment, image by image. (d, e) Cosine with the map from all units. Bands: 95 % bootstrap over images.
+Difference of alignment, image by image. (d, e) Cosine with the map from all units. Bands: 95 % intervals over images.
 Missing (no map): {missing} of {values} values.
 """
 

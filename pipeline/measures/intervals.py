@@ -1,33 +1,42 @@
 """Intervals over images and weight seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.stats import t
 
 
+def over_crossed(values: np.ndarray) -> np.ndarray:
+    """Mean over images and seeds of the cells that are there; (images, seeds, N) -> (N,)."""
+    there = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(there, values, 0).sum((0, 1)) / there.sum((0, 1))
+
+
 def crossed_interval(
-    values: np.ndarray, draws: int = 2000, level: float = 0.95, seed: int = 0
+    values: np.ndarray,
+    level: float = 0.95,
+    statistic: Callable[[np.ndarray], np.ndarray] = over_crossed,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over images and weight seeds, and the ends of its interval by the crossed bootstrap; each of shape (N,).
+    """A statistic of a table of images x weight seeds, by default the mean, and the ends of its interval; each (N,).
 
-    values: (images, seeds, N), complete. Each draw takes n - 1 images and, independently, n - 1 seeds; a factor with
-    one level is not drawn. NaN cells are left out of every mean.
+    values: (images, seeds, N), complete; NaN cells are missing. Each image is left out once, and each seed: V_I = (n -
+    1) / n sum (T without i - their mean)^2, V_S alike over seeds; T -+ t sqrt(V_I + V_S), with Satterthwaite's degrees
+    of freedom. A factor with one level says nothing of its variance; with one image and one seed the ends are NaN.
     """
-    rng = np.random.default_rng(seed)
-    images, seeds, _ = values.shape
-
-    def weights(n: int) -> np.ndarray:
-        return np.ones((draws, 1)) if n == 1 else rng.multinomial(n - 1, np.full(n, 1 / n), size=draws).astype(float)
-
-    present = ~np.isnan(values)
-    wi, ws = weights(images), weights(seeds)
+    estimate = statistic(values)
+    variance, squares = np.zeros_like(estimate), np.zeros_like(estimate)
+    for axis, n in enumerate(values.shape[:2]):
+        if n > 1:
+            without = np.stack([statistic(np.delete(values, i, axis)) for i in range(n)])
+            part = (n - 1) / n * ((without - without.mean(0)) ** 2).sum(0)
+            variance, squares = variance + part, squares + part**2 / (n - 1)
+    if max(values.shape[:2]) == 1:
+        return estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
-        total = np.einsum("di,isn,ds->dn", wi, np.where(present, values, 0), ws, optimize=True)
-        count = np.einsum("di,isn,ds->dn", wi, present.astype(float), ws, optimize=True)
-        tail = (1 - level) / 2 * 100
-        low, high = np.nanpercentile(total / count, [tail, 100 - tail], axis=0)
-        return np.where(present, values, 0).sum((0, 1)) / present.sum((0, 1)), low, high
+        half = t.ppf((1 + level) / 2, variance**2 / squares) * np.sqrt(variance)
+    half = np.where(variance == 0, 0, half)
+    return estimate, estimate - half, estimate + half
 
 
 def t_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
@@ -41,7 +50,11 @@ def t_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tup
 
 
 def crossed_table(frame, value: str, by: Sequence[str] = ("n",)) -> np.ndarray:
-    """A tidy table -> (images, seeds, N) for crossed_interval, NaN where a row is missing."""
+    """A tidy table -> (images, seeds, N) for crossed_interval, NaN where a row is missing. Raises ValueError for two
+    rows of one image and seed: they would be averaged silently."""
+    if (twice := frame.duplicated(["image", "seed", *by])).any():
+        found = frame[twice].iloc[0]
+        raise ValueError(f"two rows of image {found['image']} and seed {found['seed']}: they are not of one cell")
     wide = frame.pivot_table(index="image", columns=["seed", *by], values=value, dropna=False, sort=True)
     seeds = frame["seed"].nunique()
     return wide.to_numpy(dtype=float).reshape(len(wide), seeds, -1)
