@@ -35,7 +35,7 @@ def maps_of(tables: dict[str, pd.DataFrame]) -> dict[str, list]:
 
 def attributed(weights: str, rules, seeds=(100,), images=1, depths=(None,), **more) -> pd.DataFrame:
     facts = {"class_name": "owl", "label_name": "owl", "model": "net", "data": "images", "weights": weights, **more}
-    values = {"alignment": 0.3, "alignment_chroma": 0.2, "similarity": 0.9}
+    values = {"alignment": 0.3, "alignment_chroma": 0.2, "alignment_px": 0.25, "similarity": 0.9}
     rows = [
         {"image": f"i{i}", "rule": rule, "seed": seed, "weights.depth": depth, **facts, **values}
         for depth in depths for seed in seeds for rule in rules for i in range(images)
@@ -118,14 +118,6 @@ def test_error_bars_are_never_negative():
     np.testing.assert_array_equal(style.error_bars(points), [[0, 0.1, np.nan], [0, 0.3 - 0.1, np.nan]])
 
 
-def test_fig3_draws_equal_values():
-    tables = fig3_tables(("gbp", "rectgrad", "lrp"), alignment=0.1)
-    numbers = fig3.numbers(tables)
-    dots = numbers[numbers["panel"] == "all"]
-    assert ((dots["y"] < dots["low"]) | (dots["high"] < dots["y"])).any()  # by rounding
-    style.close(drawn(fig3, tables, maps_of(tables)))
-
-
 def test_captions_name_the_seed_of_drawn_weights_alone():
     drawn_ones = cascade("gaussian", (100, 101, 102))
     assert captions.state_text(drawn_ones) == "net, weights gaussian w seeds 100-102 (n = 3)"
@@ -157,7 +149,7 @@ def test_fig2_draws_any_rule(choice):
 def test_fig4_draws_any_rule(choice):
     rules = CHOICES[choice]
     tables = tables_of("fig4", rules)
-    assert set(fig4.numbers(tables)["rule"]) == set(rules)
+    assert set(fig4.numbers(tables)["rule"]) == {*rules, ""}  # P x has none
     check(drawn(fig4, tables), rules)
 
 

@@ -1,8 +1,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
+from PIL import Image
 from torch.nn import functional as F
+from torchvision import transforms
 
 from pipeline.api import rule
 from pipeline.engine import walk
@@ -12,6 +15,7 @@ from pipeline.experiments import EXPERIMENTS, cascade, directions, geometry, nul
 from pipeline.images.nullmaps import blur, edges, mean_colour, mosaic, noise
 from pipeline.measures.maps import alignment
 from pipeline.measures.weights import layer_stats
+from tests import tiny
 
 
 def slow_stats(w: np.ndarray) -> dict[str, float]:
@@ -122,6 +126,34 @@ def test_naive_cosine_is_kept_beside_the_safe_one(cell):
     assert np.allclose(safe["alignment"], double["alignment"], atol=1e-5)
     bare = pd.read_parquet(cell("cascade.bands=false", "data.limit=1").made[-1])
     assert list(bare) == cascade.COLUMNS
+
+
+def test_numerator_norm_and_px(run, tmp_path):
+    """Beside each alignment: its parts, by autograd; and what the first layer alone makes of x."""
+    file = tmp_path / "net.safetensors"
+    module = tiny.network()
+    safetensors.torch.save_file(module.state_dict(), file)
+    images = tiny.images(tmp_path / "images")
+    own = [*tiny.OWN, "data=folder", f"data.root={images}", "weights=checkpoint", f"weights.path={file}"]
+    table = pd.read_parquet(run(*own, "rule=gbp", "dtype=float64", "cascade.bands=false").made[-1])
+    normed = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    x = torch.stack([normed(transforms.ToTensor()(Image.open(path))) for path in sorted(images.iterdir())])
+    x, model = x.double().requires_grad_(), module.double()
+    (r,) = torch.autograd.grad(model(x).amax(1).sum(), x)
+    first = table[table.n == 0]
+    numerator, size = (r * x).flatten(1).sum(1), r.flatten(1).norm(dim=1)
+    np.testing.assert_allclose(first.log_numerator, numerator.abs().log().detach(), rtol=1e-5)
+    np.testing.assert_allclose(first.log_norm, size.log(), rtol=1e-5)
+    assert (np.sign(first.alignment) == np.sign(numerator.detach().numpy())).all()
+    z = F.conv2d(x, model[0].weight, None, padding=1)
+    (px,) = torch.autograd.grad(z.square().sum() / 2, x)
+    expected = F.cosine_similarity(px.flatten(1), x.flatten(1)).detach()
+    for _, at in table.groupby("n"):
+        np.testing.assert_allclose(at.alignment_px, expected, rtol=1e-5)
+    norms = np.tile(x.flatten(1).norm(dim=1).detach().numpy(), (4, 1)).T.ravel()
+    np.testing.assert_allclose(
+        table.log_numerator, np.log(table.alignment.abs()) + table.log_norm + np.log(norms), rtol=1e-6
+    )
 
 
 # ---- which rules an experiment takes ---------------------------------------------------------------------------------

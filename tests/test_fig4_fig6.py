@@ -34,7 +34,8 @@ def extremes(seed_with: str, rules=RULES) -> pd.DataFrame:
 def cascade(weights: str, offset: float, rules=CASCADE, **more: str) -> pd.DataFrame:
     rows = [
         {"image": image, "n": n, "name": f"conv{n}", "rule": rule, "seed": seed, "weights": weights, **CELL, **more,
-         "alignment_naive": 0.0 if n > 2 else 0.1 * n, "alignment": 0.1 * n + 0.01 * i + 0.02 * seed + offset}
+         "alignment_naive": 0.0 if n > 2 else 0.1 * n, "alignment": 0.1 * n + 0.01 * i + 0.02 * seed + offset,
+         "alignment_px": 0.5 + offset + 0.01 * i}
         for rule in rules for seed in SEEDS for i, image in enumerate(IMAGES) for n in LEVELS.get(rule, range(5))
     ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -104,6 +105,8 @@ def test_fig4_numbers():
         and (curve["y"] < curve["high"]).all()
     )
     assert set(numbers[numbers["panel"] == "overflow"]["rule"]) == {"gbp", "rectgrad", "lrp"}
+    px = numbers[numbers["panel"] == "px"].set_index("law")["y"]
+    assert len(px) == 6 and np.isclose(px["uniform01"], 0.5 - 0.4 + 0.01 * (len(IMAGES) - 1) / 2)
     assert "within 0e+00 of" in fig4.caption(tables("fig4"), "demo")
 
 

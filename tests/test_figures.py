@@ -20,7 +20,8 @@ def cascade(weights: str, seeds, rules=RULES, first_layer="plain", images=3) -> 
     levels = {"activation": range(4), "external": (4,)}
     cell = {"weights": weights, "weights.path": "w", "model": "net", "data": "images", "explained": "decision"}
     rows = [
-        {"image": f"i{i}", "n": n, "name": f"conv{n}", "alignment": 0.1 * n + 0.01 * i + 0.02 * seed, **BANDS,
+        {"image": f"i{i}", "n": n, "name": f"conv{n}", "alignment": 0.1 * n + 0.01 * i + 0.02 * seed,
+         "alignment_px": 0.3 + 0.01 * i, **BANDS,
          "rule": rule, "seed": seed, "rule.first_layer": first_layer, **cell}
         for rule in rules for seed in seeds for i in range(images) for n in levels.get(rule, range(5))
     ]  # fmt: skip
@@ -73,6 +74,7 @@ def test_numbers_are_means_over_images_and_seeds(tables):
         numbers.query("series == 'lrp plus'")["x"]
     ) == {4}
     assert np.isclose(numbers.query("panel == 'a' and series == 'mosaic'")["y"].item(), 0.3)
+    assert np.isclose(numbers.query("series == 'P x, trained'")["y"].item(), 0.31)
     assert "a_band0" not in set(numbers["panel"]) and "a_band1" in set(numbers["panel"])
     c = numbers.query("panel == 'c' and state == 'random'").iloc[0]
     assert np.isclose(c["y"], 1.45) and np.isclose(c["high"] - c["y"], 0.1)

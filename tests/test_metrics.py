@@ -5,7 +5,7 @@ import torch
 from scipy.stats import t
 
 from pipeline.measures.intervals import crossed_interval, crossed_table, t_interval
-from pipeline.measures.maps import BANDS, alignment, band_alignment, naive_alignment
+from pipeline.measures.maps import BANDS, alignment, band_alignment, log_norm, naive_alignment
 from pipeline.measures.weights import isotropy
 
 
@@ -28,8 +28,10 @@ def test_a_zero_map_has_no_alignment():
 
 
 def slow_bands(r: np.ndarray, x: np.ndarray) -> list[float]:
-    """Literal: filter both images to the band with the full FFT, then the cosine."""
+    """Literal: filter both images, under a Hann window, to the band with the full FFT, then the cosine."""
     side = x.shape[-1]
+    hann = np.sin(np.pi * np.arange(side) / side) ** 2
+    r, x = (t * np.outer(hann, hann) for t in (r, x))
     k = np.fft.fftfreq(side, 1 / side)
     cycles = np.sqrt(k[:, None] ** 2 + k[None] ** 2)
     with np.errstate(divide="ignore"):
@@ -53,6 +55,27 @@ def test_bands_equal_a_literal_transcription(side):
     expected = np.array([slow_bands(r[b].numpy(), x[b].numpy()) for b in range(2)])
     np.testing.assert_allclose(band_alignment(r, x).numpy(), expected, atol=1e-10)
     assert band_alignment(r, x).shape == (2, BANDS)
+
+
+def test_a_blurred_image_with_noise_on_top_aligns_in_no_fine_band():
+    """Natural spectra: 1/f. Without the window the fine bands of both hold what the image's edges do, and score .1 and
+    more."""
+    rng, side = np.random.default_rng(0), 224
+    k = np.fft.fftfreq(2 * side, 1 / (2 * side))
+    cycles = np.maximum(np.sqrt(k[:, None] ** 2 + k[None] ** 2), 1)
+    spectrum = np.fft.fft2(rng.normal(size=(8, 3, 2 * side, 2 * side))) / cycles
+    kept = cycles <= 2 * side / 56
+    x, low = (np.fft.ifft2(part).real[..., :side, :side] for part in (spectrum, spectrum * kept))  # edges do not meet
+    r = torch.tensor(low / low.std() + 0.01 * rng.normal(size=x.shape))
+    found = band_alignment(r, torch.tensor(x)).mean(0)
+    assert found[:2].abs().max() < 0.02 and found[3] > 0.9
+
+
+def test_log_norm_at_any_scale():
+    r = torch.randn(4, 3, 8, 8) * torch.tensor([1e-38, 1.0, 1e30, 0]).view(-1, 1, 1, 1)
+    found, expected = log_norm(r), r.double().flatten(1).norm(dim=1).log()
+    torch.testing.assert_close(found[:3], expected[:3], rtol=1e-6, atol=1e-6)
+    assert found[3] == -np.inf
 
 
 def test_isotropy_of_sphere_and_cube():

@@ -33,6 +33,13 @@ def first_layer_filter(record: Record, x: Tensor | None = None, weight: Tensor |
     return there_and_back(record, record.x if x is None else x, top, {} if weight is None else {top: weight})
 
 
+def filter_if_any(record: Record) -> Tensor:
+    """P x, and NaN of its shape for a network that has not one first layer."""
+    if sum(op.first for op in record.network.layers) != 1:
+        return torch.full_like(record.x, torch.nan)
+    return first_layer_filter(record)
+
+
 def two_layer_filter(record: Record, x: Tensor | None = None) -> Tensor:
     """W_1 W_2 W_2^T W_1^T x, through the first two units; where they pool, each window goes the way its maximum went
     in the record."""

@@ -36,10 +36,10 @@ def experiment(module: Any, version: int, **more: Any) -> Experiment:
 
 
 EXPERIMENTS = {
-    "attribute": experiment(attribute, version=1, takes=(Rule, Activation, External), picture="attribute"),
-    "cascade": experiment(cascade, version=2, takes=(Rule, Activation, External)),
+    "attribute": experiment(attribute, version=2, takes=(Rule, Activation, External), picture="attribute"),
+    "cascade": experiment(cascade, version=3, takes=(Rule, Activation, External)),
     "directions": experiment(directions, version=1),
-    "nulls": experiment(nulls, version=1, least_images=lambda options: 2),
+    "nulls": experiment(nulls, version=2, least_images=lambda options: 2),
     "weight_stats": experiment(weight_stats, version=1),
     "kis": experiment(kis, version=1, takes=(Rule, External), least_images=kis.least_images),
     "backdoor": experiment(backdoor, version=2, takes=(Rule, External), least_images=backdoor.least_images),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.engine import walk
+from pipeline.engine.filters import filter_if_any
 from pipeline.engine.network import Network, Record
 from pipeline.engine.rules import Activation, External, Gbp, Method
 from pipeline.experiments.external import external_map
@@ -22,7 +23,7 @@ from pipeline.networks.catalogue import Model, class_name
 
 COLUMNS = [
     "image", "target", "label", "decision", "probability", "class_name", "label_name", "layer", "name", "alignment",
-    "alignment_chroma",
+    "alignment_chroma", "alignment_px",
 ]  # fmt: skip
 WITH_BOTTOM, WITH_ORIGINAL = "alignment_bottom", "similarity"  # after them, with these options
 
@@ -45,8 +46,8 @@ def run(
     """One result per rule, a row per image (for rule=activation, per image and layer): COLUMNS.
 
     probability, class_name: of the target; layer, name: where the map starts; alignment, alignment_chroma: of the map
-    without bottom process; alignment_bottom: of the map with it, where the rule knows one; similarity: the cosine with
-    the original network's map.
+    without bottom process; alignment_px: of P x = W_1 W_1^T x; alignment_bottom: of the map with it, where the rule
+    knows one; similarity: the cosine with the original network's map.
 
     maps.safetensors, in the order of the rows: without_bottom, with_bottom (rows, C, H, W); inputs.safetensors:
     x (images, C, H, W).
@@ -59,6 +60,7 @@ def run(
         unmodified = target.original().forward(batch.x) if options.original else None
         classes = target.classes(batch, record.logits)
         about = explained(record, classes, batch.labels, names)
+        px = alignment(filter_if_any(record), record.x)
         inputs.append(record.x.cpu())
         for rule, table, tensors in zip(rules, rows, kept, strict=True):
             found = maps_of(network, record, rule, classes, options)
@@ -68,7 +70,7 @@ def run(
                 (
                     about
                     | {"layer": layer, "name": network.unit_name(layer)}
-                    | measure(maps, originals.get(layer), record.x)
+                    | measure(maps, originals.get(layer), record.x, px)
                     for layer, maps in found.items()
                 ),
             )
@@ -94,9 +96,9 @@ def explained(record: Record, classes: Tensor, labels: Tensor, names: Sequence[s
     }
 
 
-def measure(maps: dict[str, Tensor], originals: dict[str, Tensor] | None, x: Tensor) -> dict[str, Tensor]:
+def measure(maps: dict[str, Tensor], originals: dict[str, Tensor] | None, x: Tensor, px: Tensor) -> dict[str, Tensor]:
     r = maps["without_bottom"]
-    found = {"alignment": alignment(r, x), "alignment_chroma": alignment(chroma(r), chroma(x))}
+    found = {"alignment": alignment(r, x), "alignment_chroma": alignment(chroma(r), chroma(x)), "alignment_px": px}
     if "with_bottom" in maps:
         found[WITH_BOTTOM] = alignment(maps["with_bottom"], x)
     return found | ({WITH_ORIGINAL: alignment(r, originals["without_bottom"])} if originals else {})

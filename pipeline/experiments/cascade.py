@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pipeline.engine import walk
+from pipeline.engine.filters import filter_if_any
 from pipeline.engine.network import Network, Record
 from pipeline.engine.rules import External, Method
 from pipeline.experiments.external import external_map
@@ -14,9 +15,11 @@ from pipeline.experiments.interface import Result
 from pipeline.experiments.rows import Columns, over_images
 from pipeline.experiments.targets import Target
 from pipeline.images.batches import Batch
-from pipeline.measures.maps import BANDS, alignment, band_alignment, chroma, naive_alignment
+from pipeline.measures.maps import BANDS, alignment, band_alignment, chroma, log_norm, naive_alignment
 
-COLUMNS = ["image", "target", "n", "name", "alignment", "alignment_chroma"]
+COLUMNS = [
+    "image", "target", "n", "name", "alignment", "alignment_chroma", "log_numerator", "log_norm", "alignment_px",
+]  # fmt: skip
 WITH_NAIVE = "alignment_naive"  # after them, with these options
 WITH_BANDS = [f"alignment_band{i}" for i in range(BANDS)]
 
@@ -36,31 +39,52 @@ def run(
     """One table per rule, a row per image and N: COLUMNS.
 
     name: of the lowest layer under the rule; alignment_chroma: of the colours, what is left after the mean over
-    channels (NaN for grey images). N runs to L, for `activation` to L - 1; for an external attribution N = L alone.
+    channels (NaN for grey images); log_numerator, log_norm: log |<R, x>| and log |R|; alignment_px: of the map P x =
+    W_1 W_1^T x, which knows no rule. N runs to L, for `activation` to L - 1; for an external attribution N = L alone.
     """
     inside = [i for i, rule in enumerate(rules) if not isinstance(rule, External)]
 
     def found(batch: Batch, record: Record, classes: Tensor) -> list[list[Columns]]:
         measured: list[dict[int, Columns]] = [{} for _ in rules]  # at N
-        last, values = None, {}
+        last, values, image = None, {}, Image.of(record)
         for i, n, r in walk.cascade(record, [rules[i] for i in inside], classes):
             if r is not last:  # rules that share a map get it one after the other: measured once
-                last, values = r, measure(r, record.x, options)
+                last, values = r, measure(r, image, options)
             measured[inside[i]][n] = values
         for rule, at in zip(rules, measured, strict=True):
             if isinstance(rule, External):
-                at[network.depth] = measure(external_map(rule, network, batch.x, classes), batch.x, options)
+                at[network.depth] = measure(external_map(rule, network, batch.x, classes), image, options)
         name = lambda n: network.unit_name(network.depth - n + 1)  # noqa: E731
         return [[{"n": n, "name": name(n), **at[n]} for n in sorted(at)] for at in measured]
 
     return over_images(network, images, rules, target, found)
 
 
-def measure(r: Tensor, x: Tensor, options: Options) -> dict[str, Tensor]:
-    found = {"alignment": alignment(r, x), "alignment_chroma": alignment(chroma(r), chroma(x))}
+@dataclass(frozen=True)
+class Image:
+    """What every map of a batch is measured against: x (B, C, H, W), log |x| and the alignment of P x, (B,)."""
+
+    x: Tensor
+    log_norm: Tensor
+    px: Tensor
+
+    @classmethod
+    def of(cls, record: Record) -> "Image":
+        return cls(record.x, log_norm(record.x), alignment(filter_if_any(record), record.x))
+
+
+def measure(r: Tensor, image: Image, options: Options) -> dict[str, Tensor]:
+    cosine, size = alignment(r, image.x), log_norm(r)
+    found = {
+        "alignment": cosine,
+        "alignment_chroma": alignment(chroma(r), chroma(image.x)),
+        "log_numerator": cosine.abs().log() + size + image.log_norm,
+        "log_norm": size,
+        "alignment_px": image.px,
+    }
     if options.naive:
-        found[WITH_NAIVE] = naive_alignment(r, x)
+        found[WITH_NAIVE] = naive_alignment(r, image.x)
     if options.bands:
-        bands = band_alignment(r, x)
+        bands = band_alignment(r, image.x)
         found |= {name: bands[:, i] for i, name in enumerate(WITH_BANDS)}
     return found

@@ -26,8 +26,9 @@ TEXT = r"""
 Profile {profile}: {random[model]}, {random.images}, explained class: {random[explained]}. Random:
 {random.weights}{random.weight_seeds}. Trained: {trained.weights}{trained.weight_seeds}. (a) Bands:
 95 % intervals over images and weight seeds (leave one out); trained: over images, for this network. {ends} Dotted
-lines: maps made without a network. Small panels: the same within bands of wavelength $\lambda$. (b) Mean over pairs
-of neurons, bars: one SD, small dots: mean of absolute values. (c) Mean over neurons, bars: one SD.
+lines: maps made without a network, and P x = $W_1 W_1^T x$, which one linear filter makes. Small panels: the same
+within bands of wavelength $\lambda$. (b) Mean over pairs of neurons, bars: one SD, small dots: mean of absolute
+values. (c) Mean over neurons, bars: one SD.
 """
 ENDS_TEXT = "LRP is solid to N = L - 1; at N = L its marks are first layer plain (triangle), {}."
 
@@ -47,6 +48,9 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         for null in NULLS:
             mean = tables["nulls"].loc[tables["nulls"]["null"] == null, value].mean()
             rows.append([panel, "baseline", null, np.nan, "", mean, np.nan, np.nan])
+    for state in style.STATES:  # P x knows the weights, and neither a rule nor N
+        once = tables[state].drop_duplicates(["image", "seed"])
+        rows.append(["a", "baseline", f"P x, {state}", np.nan, "", once["alignment_px"].mean(), np.nan, np.nan])
     measures = (("b", "cosine_mean", "cosine_std"), ("b_abs", "cosine_abs_mean", None), ("c", "norm_mean", "norm_std"))
     for state in style.STATES:
         for layer, table in tables[f"{state}_weights"].groupby("layer"):
@@ -135,7 +139,7 @@ def draw_cascade(ax: Axes, part: pd.DataFrame, labels: bool) -> None:
     ax.set(xlim=(-0.5, depth + 0.5), ylim=(low, 1.02))
     ax.set_xticks(np.arange(0, depth + 1, 4 if not labels else 2 if depth > 10 else 1))
     if labels:
-        style.labels_at_right(ax, {style.NULL_LABELS[k]: v for k, v in nulls.items()}, "#666666")
+        style.labels_at_right(ax, {style.NULL_LABELS.get(k, k): v for k, v in nulls.items()}, "#666666")
 
 
 def draw_layers(ax: Axes, numbers: pd.DataFrame, panel: str) -> None:

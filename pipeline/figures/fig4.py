@@ -18,13 +18,14 @@ NAIVE = f"{LITERAL} naive"  # the cosine of float32 as it is usually written
 NAIVE_LOOK = style.Look(style.LAWS[LITERAL].colour, "", "uniform, unscaled, naive cosine", (0, (2, 1.5)))
 ORDER = ("gaussian", "ring", "heavy_tailed", "uniform", LITERAL, NAIVE, "anisotropic", "uniform01")
 COLUMNS = ["panel", "rule", "law", "n", "name", "y", "low", "high"]
-TEXT = """
+TEXT = r"""
 Profile {profile}. (a, b) {laws[model]}, {laws.images}, explained class: {laws[explained]}{laws.weight_seeds}; 95 %
 intervals over images and seeds (leave one out), LRP with a plain first layer. Gaussian, ring, heavy-tailed and
 uniform [-1, 1] have E[w w'] = c I, anisotropic and uniform [0, 1] do not. Dashed: unscaled entries on [-1, 1] with
 the cosine as it is usually written, in float32{apart}. (b) Law - Gaussian, mean over N, paired by image and seed. (c)
 {overflow[model]}, {overflow.images}{overflow.weight_seeds}, float32: one sweep, both cosines. Squares overflow where
-a map passes 1.8e19, and the naive cosine is 0.
+a map passes 1.8e19, and the naive cosine is 0. Dotted in (a): P x = $W_1 W_1^T x$ under each law, one linear filter of
+x.
 """
 APART = "; their safe cosine (rescaled, accumulated in float64) is within {:.0e} of the He-scaled law's"
 
@@ -41,8 +42,8 @@ def refuse(sweeps: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
 
 
 def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """panel: alignment; difference (law - Gaussian, mean over N, paired by image and seed); overflow (safe and
-    naive cosine of one sweep). y with its 95 % interval over images and weight seeds (leave one out)."""
+    """panel: alignment; difference (law - Gaussian, mean over N, paired by image and seed); overflow (safe and naive
+    cosine of one sweep); px (alignment of P x under a law). y with its 95 % interval over images and weight seeds."""
     laws, literal = tables["laws"], tables["literal"]
     naive = literal.assign(law=NAIVE, alignment=literal["alignment_naive"])
     every = pd.concat([laws.assign(law=laws["weights"]), literal.assign(law=LITERAL), naive])
@@ -58,6 +59,9 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         overflow = tables["overflow"][tables["overflow"]["rule"] == rule]
         for law, value in ((LITERAL, "alignment"), (NAIVE, "alignment_naive")) if len(overflow) else ():
             rows += crossed_curve(["overflow", rule, law], overflow, value)
+    for law, table in laws.groupby("weights"):
+        once = table.drop_duplicates(["image", "seed"])
+        rows.append(["px", "", law, np.nan, "", once["alignment_px"].mean(), np.nan, np.nan])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -75,7 +79,8 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
 
 def draw(numbers: pd.DataFrame, text: str) -> Figure:
     figure = style.page(6.0)
-    part, rules = numbers[numbers["panel"] == "alignment"], style.looks(numbers["rule"])
+    part = numbers[numbers["panel"] == "alignment"]
+    rules = style.looks(part["rule"])
     lines = -(-len(rules) // 2)
     place = {"top": 0.955, "bottom": 0.265, "hspace": 0.4}
     left = figure.add_gridspec(max(lines, 2), 2, left=0.075, right=0.615, wspace=0.1, **place)
@@ -84,7 +89,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     depth = part["n"].max()
     for i, (rule, look) in enumerate(rules.items()):
         ax = figure.add_subplot(left[i // 2, i % 2])
-        draw_laws(ax, part[part["rule"] == rule])
+        draw_laws(ax, part[part["rule"] == rule], style.where(numbers, panel="px"))
         words = {
             "xlabel": "N, layers under the rule" if i + 2 >= len(rules) else "",
             "ylabel": r"alignment $\alpha(R_N, x)$" if i % 2 == 0 else "",
@@ -118,8 +123,10 @@ def line(law: str) -> dict[str, Any]:
     return {"linewidth": 2.2 if law == "gaussian" else 0.9, "markersize": 3.5, "markeredgewidth": 0}
 
 
-def draw_laws(ax: Axes, points: pd.DataFrame) -> None:
+def draw_laws(ax: Axes, points: pd.DataFrame, filters: pd.DataFrame) -> None:
     for law, look in law_looks(points["law"]).items():
+        for px in style.where(filters, law=law)["y"]:
+            ax.axhline(px, color=look.colour, linewidth=0.7, linestyle=":", alpha=0.8, zorder=0)
         chosen = points[points["law"] == law]
         style.curve(ax, chosen["n"], chosen, look, band=0.12, **line(law))
     naive = points[points["law"] == NAIVE]

@@ -35,14 +35,15 @@ PICTURE = [
     "key",
 ]
 CURVE = ["panel", "weights", "rule", "depth", "y", "low", "high", "missing"]
-TEXT = """
+TEXT = r"""
 Profile {profile}. Top: {rule} on {maps[model]} ({maps[weights.base]}), without bottom process{maps.seeds}; below each
 map its alignment with the image and, in brackets, its cosine with the unmodified network's map. Explained throughout:
 the unmodified network's decision. Left: {curves[model]} ({curves[weights.base]}),
 {curves.images}{curves.weight_seeds}; 95 % intervals over images and seeds. Thinned at random: as many weights per
 layer as removal keeps; removal keeps {maps[weights.inputs]:.2%} of a linear layer's inputs. Networks left dead give
 no map: {dead}, left out. Right: alignment with the top {depth} layers removed, mean over images and {below} seeds, by
-what a kernel keeps, by the biases, and by the weights below; in brackets the share that is not dead.
+what a kernel keeps, by the biases, and by the weights below; in brackets the share that is not dead. Grey: P x = $W_1
+W_1^T x$ of the changed network.
 """
 
 
@@ -57,7 +58,8 @@ def refuse(sweeps: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
 def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """panel: picture (sweep, index, key; depth, alignment, similarity to the unmodified network's map), curve (weights,
     rule, depth; y with its interval over images and weight seeds; missing: share of maps that are 0, of networks that
-    removal left dead), reading (rule, kernel, biases and what is below the removed layers; y)."""
+    removal left dead), px (weights, depth; y: alignment of P x), reading (rule, kernel, biases and what is below the
+    removed layers; y)."""
     first, *others = (
         tables[sweep].reset_index(names="index").assign(sweep=sweep) for sweep in ("original", "maps_drawn", "maps")
     )
@@ -70,6 +72,9 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     curved = pd.concat([tables["curves_drawn"], tables["curves"]])
     for labels, part in curved.groupby(["weights", "rule", "weights.depth"]):
         rows.append([*crossed_mean(["curve", *labels], part, "alignment"), part["alignment"].isna().mean()])
+    for (law, depth), part in curved.groupby(["weights", "weights.depth"]):
+        once = part.drop_duplicates(["image", "seed"])
+        rows.append(["px", law, "", depth, once["alignment_px"].mean(), np.nan, np.nan, np.nan])
     below = [tables[f"{below}_below"].assign(below=below) for below in ("trained", "random")]
     by = {"weights.kernel": "kernel", "weights.keep_biases": "biases", "weights.depth": "depth"}
     readings = pd.concat(below).rename(columns=by).groupby(["rule", "kernel", "biases", "below", "depth"])["alignment"]
@@ -111,7 +116,7 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
     pictures.draw_tiles(figure, lines, (0.03, 0.475, 0.995, 0.965), labels)
     place = {"left": 0.065, "right": 0.99, "top": 0.405, "bottom": 0.17}
     grid = figure.add_gridspec(1, 2, **place, width_ratios=(1.45, 1), wspace=0.72)
-    curves(figure.add_subplot(grid[0]), numbers[numbers["panel"] == "curve"])
+    curves(figure.add_subplot(grid[0]), *(numbers[numbers["panel"] == panel] for panel in ("curve", "px")))
     readings(figure.add_subplot(grid[1]), numbers[numbers["panel"] == "reading"])
     style.caption(figure, text, y=0.01)
     return figure
@@ -121,14 +126,18 @@ def score(row: pd.Series) -> str:
     return "dead, no map" if np.isnan(row["alignment"]) else f"{row['alignment']:.2f} ({row['similarity']:.2f})"
 
 
-def curves(ax: Axes, part: pd.DataFrame) -> None:
+def curves(ax: Axes, part: pd.DataFrame, px: pd.DataFrame) -> None:
     laws, rules = style.looks(part["weights"], LAWS), style.by_colour(style.looks(part["rule"]))
     for law, law_look in laws.items():
         for rule, rule_look in rules.items():
             points = style.where(part, weights=law, rule=rule).sort_values("depth")
             look = replace(law_look, colour=rule_look.colour)
             style.curve(ax, points["depth"], points, look, band=0.1, markersize=2.5, linewidth=1, markeredgewidth=1)
+    for law, look in laws.items():
+        points = px[px["weights"] == law].sort_values("depth")
+        ax.plot(points["depth"], points["y"], color="#888888", linestyle=look.line, linewidth=0.8, zorder=0)
     handles = [style.handle(replace(look, mark="", line="-")) for look in rules.values()]
+    handles += [style.handle(style.Look("#888888", "", "P x"))]
     handles += [style.handle(look, markeredgewidth=1) for look in laws.values()]
     ax.legend(handles=handles, fontsize=6, ncols=2, loc="best", handlelength=2.6, columnspacing=1)
     ax.set_ylim(min(-0.02, part["low"].min()), None)

@@ -25,6 +25,12 @@ def alignment(r: Tensor, x: Tensor) -> Tensor:
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
 
 
+def log_norm(r: Tensor) -> Tensor:
+    """log |R|, (B,) float64, at any scale; -inf of a map that is 0."""
+    largest = r.flatten(1).abs().amax(1).double()
+    return largest.log() + _normalised(r).norm(dim=1).log()
+
+
 def naive_alignment(r: Tensor, x: Tensor) -> Tensor:
     """(1) as it is usually written, in the maps' own precision: unscaled weights overflow it, and it returns 0."""
     a, b = r.flatten(1), x.flatten(1)
@@ -40,11 +46,12 @@ def band_alignment(r: Tensor, x: Tensor) -> Tensor:
     """Alignment within each Fourier band, (B, BANDS) float64; NaN in bands that are empty at this size.
 
     r, x: (B, C, H, W). Bands are rings of wavelength, fixed at side 224 and scaled with the side: 4, 16 and 56 px
-    there.
+    there. Under a Hann window: without it the edges of the image, which do not meet, put the coarse bands' content into
+    the fine ones of both.
     """
     b, _, h, w = x.shape
-    scaled = _normalised(r).view(r.shape), _normalised(x).view(x.shape)
-    fr, fx = (torch.fft.rfft2(t) for t in scaled)
+    rows, columns = (torch.hann_window(n, dtype=torch.float64, device=r.device) for n in (h, w))
+    fr, fx = (torch.fft.rfft2(_normalised(t).view(t.shape) * rows[:, None] * columns) for t in (r, x))
     twice = torch.full((fr.shape[-1],), 2.0, dtype=torch.float64, device=r.device)  # rfft keeps one of each pair
     twice[0] = 1
     if w % 2 == 0:
