@@ -12,6 +12,7 @@ OVER_IMAGES = {
     "failure": "failure.errors=false",
     "filter": "rule=lrp",
     "memory": "rule=gbp",
+    "midalign": "rule=rectgrad",
     "nfr": "rule=rectgrad",
     "rank1": "rule=lrp",
     "nulls": "seed=1",

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from pipeline.engine.network import trace
 from pipeline.engine.rules import GRAD, Gbp
-from pipeline.experiments import memory
+from pipeline.experiments import memory, midalign
 from pipeline.experiments.targets import Target
 from pipeline.images.batches import Batch
 from pipeline.seeds import keyed, name_seed
@@ -90,3 +90,27 @@ def test_the_table(cell):
     first = made.loc[made.layer == 1, "name"].iloc[0]
     some = pd.read_parquet(cell("experiment=memory", "rule=lrp", f"memory.layers=['{first}']").made[-1])
     pd.testing.assert_frame_equal(some, made[made.layer == 1].reset_index(drop=True))
+
+
+def test_alignment_in_the_middle(run, tmp_path):
+    """r_l of the gradient by autograd; and the lowest layer is the cascade's last level."""
+    own = [*tiny.OWN, "data=folder", f"data.root={tiny.images(tmp_path / 'images')}", "dtype=float64"]
+    found = pd.read_parquet(run(*own, "experiment=midalign", "rule=grad").made[-1])
+    assert list(found) == midalign.COLUMNS and sorted(set(found.layer)) == [0, 1, 2]
+    last = pd.read_parquet(run(*own, "rule=lrp").made[-1]).query("n == 3")
+    lrp = pd.read_parquet(run(*own, "experiment=midalign", "rule=lrp").made[-1]).query("layer == 0")
+    torch.testing.assert_close(torch.tensor(lrp.alignment.values), torch.tensor(last.alignment.values))
+    model = tiny.network().double()
+    x = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    network = trace(model)
+    given = [Batch(x, NAMES, -torch.ones(3).long())]
+    (made,) = midalign.run(network, given, [GRAD], Target("decision", lambda: network), midalign.Options())
+    a1 = model[1](model[0](x)).detach().requires_grad_()
+    a2 = model[4](model[3](model[2](a1))).detach().requires_grad_()
+    best = model[5:](a2).amax(1).sum()
+    (r2,) = torch.autograd.grad(best, a2)
+    (r1,) = torch.autograd.grad(model[2:](a1).amax(1).sum(), a1)
+    for layer, r, a in ((2, r2, a2), (1, r1, a1)):  # noqa: B007 (query reads it)
+        expected = F.cosine_similarity(r.flatten(1), a.detach().flatten(1))
+        seen = made.table.query("layer == @layer").alignment
+        torch.testing.assert_close(torch.tensor(seen.values), expected)

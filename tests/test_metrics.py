@@ -6,7 +6,6 @@ from scipy.stats import t
 
 from pipeline.measures.intervals import crossed_interval, crossed_table, t_interval
 from pipeline.measures.maps import BANDS, alignment, band_alignment, log_norm, naive_alignment
-from pipeline.measures.weights import isotropy
 
 
 def test_alignment_is_the_cosine():
@@ -76,12 +75,6 @@ def test_log_norm_at_any_scale():
     found, expected = log_norm(r), r.double().flatten(1).norm(dim=1).log()
     torch.testing.assert_close(found[:3], expected[:3], rtol=1e-6, atol=1e-6)
     assert found[3] == -np.inf
-
-
-def test_isotropy_of_sphere_and_cube():
-    sphere, cube = torch.randn(20000, 50), torch.rand(20000, 50) * 2 - 1
-    assert abs(isotropy(sphere)) < 0.02
-    assert isotropy(cube) < -0.3
 
 
 def test_t_interval():

@@ -9,7 +9,7 @@ import torchvision
 from pipeline.api import rule
 from pipeline.engine.walk import attribute
 from pipeline.errors import UserError
-from pipeline.measures.weights import isotropy, layer_stats
+from pipeline.measures.weights import frame, isotropy, layer_stats
 from pipeline.networks.catalogue import Own, Torchvision
 from pipeline.weights.laws import (
     Anisotropic,
@@ -60,9 +60,48 @@ def test_laws_have_he_scale_and_no_mean(name):
 
 def test_isotropy_scores_part_the_laws():
     scores = {name: isotropy(law.draw(SHAPE, 1, 1).flatten(1)) for name, law in LAWS.items()}
-    assert all(abs(scores[name]) <= 0.02 for name in ("gaussian", "ring", "heavy_tailed"))
-    assert all(abs(scores[name]) >= 0.1 for name in ("uniform", "anisotropic"))
-    assert isotropy(Uniform01(Scale.mean, **PLAIN).draw(SHAPE, 1, 1).flatten(1)) < -0.1
+    for name, (score, mean) in scores.items():
+        assert abs(mean) < 0.005
+        assert (score > 2) if name == "anisotropic" else abs(score - 1) < 0.05, name
+    score, mean = isotropy(Uniform01(Scale.mean, **PLAIN).draw(SHAPE, 1, 1).flatten(1))
+    assert score > 100 and abs(mean - 0.75) < 0.01
+
+
+def test_isotropy_is_that_of_the_law_whatever_n_and_the_basis():
+    """M = diag(4, 1, 1) turned, mean 0: 3 * 18 / 36 = 1.5. And with a mean: M + m m^T."""
+    rng = torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=rng, dtype=torch.float64))[0]
+    draws = torch.randn(4000, 20, 3, generator=rng, dtype=torch.float64) * torch.tensor([2.0, 1, 1])
+    some = torch.tensor([isotropy(w @ turn) for w in draws])
+    assert abs(some.median(0).values[0] - 1.5) < 0.15 and abs(some[:, 1].mean()) < 0.01
+    score, mean = isotropy(draws.flatten(0, 1) @ turn)
+    assert abs(score - 1.5) < 0.02 and abs(mean) < 1e-3
+    shifted = draws.flatten(0, 1) @ turn + torch.tensor([0, 0, 3.0])
+    second = turn.T @ torch.diag(torch.tensor([4.0, 1, 1])).double() @ turn
+    second[2, 2] += 9
+    score, mean = isotropy(shifted)
+    assert abs(score - 3 * (second @ second).trace() / second.trace() ** 2) < 0.02 and abs(mean - 9 / 15) < 0.01
+    assert all(math.isnan(value) for value in isotropy(draws[0, :1]))
+
+
+@pytest.mark.parametrize("stride, kernel", [(1, 3), (2, 3), (2, 4), (3, 3)])
+def test_the_frame_score_is_that_of_the_matrix(stride, kernel):
+    """On a circle of pixels, W W^T basis vector by basis vector."""
+    weight, side = torch.randn(5, 2, kernel, kernel, dtype=torch.float64), 12
+    basis = torch.eye(2 * side**2, dtype=torch.float64).view(-1, 2, side, side)
+    around = torch.nn.functional.pad(basis, (0, kernel - 1, 0, kernel - 1), mode="circular")
+    matrix = torch.nn.functional.conv2d(around, weight, stride=stride).flatten(1)
+    whole = matrix @ matrix.T
+    expected = len(whole) * whole.pow(2).sum() / whole.trace() ** 2
+    assert math.isclose(frame(weight, stride), expected, rel_tol=1e-12)
+
+
+def test_a_tight_frame_scores_one():
+    """An orthonormal basis of patches side by side; of a linear layer, more neurons than inputs."""
+    patches = torch.linalg.qr(torch.randn(12, 12, dtype=torch.float64))[0].view(12, 3, 2, 2)
+    assert math.isclose(frame(patches, 2), 1) and frame(patches, 1) > 1 - 1e-12
+    linear = torch.linalg.qr(torch.randn(9, 4, dtype=torch.float64))[0]
+    assert math.isclose(frame(linear, 1), 1) and math.isclose(frame(torch.eye(4)[:1], 1), 4)
 
 
 def test_only_uniform01_points_one_way():

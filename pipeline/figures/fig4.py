@@ -20,12 +20,11 @@ ORDER = ("gaussian", "ring", "heavy_tailed", "uniform", LITERAL, NAIVE, "anisotr
 COLUMNS = ["panel", "rule", "law", "n", "name", "y", "low", "high"]
 TEXT = r"""
 Profile {profile}. (a, b) {laws[model]}, {laws.images}, explained class: {laws[explained]}{laws.weight_seeds}; 95 %
-intervals over images and seeds (leave one out), LRP with a plain first layer. Gaussian, ring, heavy-tailed and
+intervals over images and seeds (leave one out), LRP with plain layer 1. Gaussian, ring, heavy-tailed and
 uniform [-1, 1] have E[w w'] = c I, anisotropic and uniform [0, 1] do not. Dashed: unscaled entries on [-1, 1] with
 the cosine as it is usually written, in float32{apart}. (b) Law - Gaussian, mean over N, paired by image and seed. (c)
 {overflow[model]}, {overflow.images}{overflow.weight_seeds}, float32: one sweep, both cosines. Squares overflow where
-a map passes 1.8e19, and the naive cosine is 0. Dotted in (a): P x = $W_1 W_1^T x$ under each law, one linear filter of
-x.
+a map passes 1.8e19, and the naive cosine is 0. Dotted: P x.
 """
 APART = "; their safe cosine (rescaled, accumulated in float64) is within {:.0e} of the He-scaled law's"
 
