@@ -51,7 +51,7 @@ def fig5_tables(rules) -> dict[str, pd.DataFrame]:
     readings = [
         attributed("removal", rules, images=2, depths=(3,), **removed)
         .assign(**{"weights.kernel": kernel, "weights.keep_biases": kept})
-        for kernel in ("cross", "corner") for kept in (False, True)
+        for kernel in ("first", "corner") for kept in (False, True)
     ]  # fmt: skip
     changed = ("removal", "thinned")
     return {
@@ -61,6 +61,7 @@ def fig5_tables(rules) -> dict[str, pd.DataFrame]:
         "curves_drawn": attributed("gaussian", rules, **many, **base),
         "curves": pd.concat([attributed(law, rules, **many, **removed) for law in changed], ignore_index=True),
         "trained_below": pd.concat(readings, ignore_index=True),
+        "kernels_below": readings[0].assign(**{"weights.kernel": "middle"}),
         "random_below": pd.concat(readings[::2], ignore_index=True),
     }
 

@@ -23,6 +23,7 @@ from pipeline.weights.laws import (
     Removal,
     Ring,
     Scale,
+    Touched,
     TruncatedNormal,
     Uniform,
     Uniform01,
@@ -292,7 +293,14 @@ def test_layers_that_are_not_touched_are_gaussian_without_a_base():
         assert torch.equal(op.module.weight, drawn)
 
 
-REMOVAL = {"inputs": 0.0025, "kernel": Kernel.cross, "keep_biases": False, "places": Places.pattern, **PLAIN}
+REMOVAL = {
+    "inputs": 0.0025,
+    "kernel": Kernel.first,
+    "keep_biases": False,
+    "places": Places.pattern,
+    "layers": Touched.all,
+    **PLAIN,
+}
 
 
 def test_removal_keeps_what_the_paper_says():
@@ -306,6 +314,17 @@ def test_removal_keeps_what_the_paper_says():
     kernel = law.keeps(torch.Size((4, 3, 3, 3)), 1, 1)
     assert torch.equal(kernel, torch.tensor([[1, 1, 1], [1, 0, 0], [1, 0, 0]]).bool().expand(4, 3, 3, 3))
     assert law.keeps(torch.Size((4, 3, 1, 1)), 1, 1).all()
+    patterns = {
+        Kernel.middle: [[0, 1, 0], [1, 1, 1], [0, 1, 0]],
+        Kernel.last: [[0, 0, 1], [0, 0, 1], [1, 1, 1]],
+    }
+    for name, pattern in patterns.items():
+        found = Removal(**REMOVAL | {"kernel": name}).keeps(torch.Size((4, 3, 3, 3)), 1, 1)
+        assert torch.equal(found, torch.tensor(pattern).bool().expand(4, 3, 3, 3))
+    shared = Removal(**REMOVAL | {"kernel": Kernel.shared_random})
+    places = [shared.keeps(torch.Size((4, 3, 3, 3)), seed, layer) for seed in range(5) for layer in (1, 2)]
+    assert all((one == one[0, 0]).all() and one[0, 0].sum() == 5 for one in places)
+    assert len({str(one[0, 0].tolist()) for one in places}) > 5, "each layer and seed has its own"
     assert Removal(**REMOVAL | {"kernel": Kernel.corner}).keeps(torch.Size((4, 3, 3, 3)), 1, 1).sum() == 12
     thinned = Removal(**REMOVAL | {"places": Places.random})
     for shape in ((7, 4096), (4, 3, 3, 3)):
@@ -314,6 +333,20 @@ def test_removal_keeps_what_the_paper_says():
         assert not torch.equal(places, law.keeps(torch.Size(shape), 1, 1))
     with pytest.raises(ValueError, match="share"):
         Removal(**REMOVAL | {"inputs": 0.0})
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_removal_of_one_kind_of_layers_leaves_the_others(trained, kind):
+    before = torch.load(trained)
+    law = Removal(**REMOVAL | {"base": trained, "depth": None, "layers": Touched(kind)})
+    network = network_of(law, tiny_model(), 1, torch.float32, no_images)
+    touched = 0
+    for op in network.layers:
+        same = torch.equal(op.module.weight, before[f"{op.where}.weight"])
+        assert same == ((op.module.weight.ndim == 2) != (kind == "linear"))
+        assert torch.equal(op.module.bias, before[f"{op.where}.bias"]) == same
+        touched += not same
+    assert 0 < touched < len(network.layers)
 
 
 def test_removal_leaves_trained_weights_where_it_keeps_them(trained):

@@ -20,7 +20,10 @@ LAWS = {
         ("gaussian", "-", "drawn anew"), ("removal", "--", "removed"), ("thinned", ":", "thinned at random"),
     )
 }  # fmt: skip
-KERNELS = {"cross": "row + column", "corner": "corner"}
+KERNELS = {
+    "first": "first row + column", "middle": "middle ones", "last": "last ones", "shared_random": "random places",
+    "corner": "corner",
+}  # fmt: skip
 PICTURE = [
     "panel",
     "weights",
@@ -75,7 +78,8 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     for (law, depth), part in curved.groupby(["weights", "weights.depth"]):
         once = part.drop_duplicates(["image", "seed"])
         rows.append(["px", law, "", depth, once["alignment_px"].mean(), np.nan, np.nan, np.nan])
-    below = [tables[f"{below}_below"].assign(below=below) for below in ("trained", "random")]
+    states = {"trained": "trained", "kernels": "trained", "random": "random"}
+    below = [tables[f"{sweep}_below"].assign(below=state) for sweep, state in states.items()]
     by = {"weights.kernel": "kernel", "weights.keep_biases": "biases", "weights.depth": "depth"}
     readings = pd.concat(below).rename(columns=by).groupby(["rule", "kernel", "biases", "below", "depth"])["alignment"]
     mean = readings.agg(y="mean", missing=lambda values: values.isna().mean()).reset_index().assign(panel="reading")

@@ -8,6 +8,7 @@ To add a law: write such a dataclass on Law, enter it in WEIGHTS (weights.py), a
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
@@ -201,8 +202,21 @@ class HeavyTailed(Law):
 
 
 class Kernel(Enum):
-    cross = "cross"  # the first row and the first column
-    corner = "corner"  # where they meet alone, the sentence's other reading
+    first = "first"  # the first row and the first column
+    middle = "middle"  # the middle ones: maps are not displaced
+    last = "last"
+    shared_random = "shared_random"  # as many places, anywhere, the same in all kernels of a layer
+    corner = "corner"  # where the first ones meet alone, the sentence's other reading
+
+
+class Touched(Enum):
+    all = "all"
+    linear = "linear"
+    conv = "conv"
+
+    def has(self, shape: Sequence[int]) -> bool:
+        """Whether weights of this shape are touched."""
+        return self is Touched.all or (len(shape) == 2) == (self is Touched.linear)
 
 
 class Places(Enum):
@@ -213,7 +227,8 @@ class Places(Enum):
 @dataclass(frozen=True)
 class Removal(Law):
     """A linear layer keeps max(1, round(inputs n)) of its n inputs, shared by all outputs; a kernel keeps its first
-    row and column, 1 x 1 is left alone. Biases are zero, or stay with `keep_biases`."""
+    row and column, or others, 1 x 1 is left alone. Biases are zero, or stay with `keep_biases`. layers: all, or those
+    of one kind; the others stay as they are."""
 
     DRAWS: ClassVar = False
 
@@ -221,6 +236,7 @@ class Removal(Law):
     kernel: Kernel
     keep_biases: bool
     places: Places
+    layers: Touched
 
     def __post_init__(self):
         if not 0 < self.inputs <= 1:
@@ -230,21 +246,39 @@ class Removal(Law):
         return old * self.keeps(old.shape, seed, layer)
 
     def bias(self, old: Tensor, shape: torch.Size, seed: int, layer: int) -> Tensor:
-        return old if self.keep_biases else super().bias(old, shape, seed, layer)
+        stays = self.keep_biases or not self.layers.has(shape)
+        return old if stays else super().bias(old, shape, seed, layer)
 
     def keeps(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
         """bool, of the weights' shape."""
+        if not self.layers.has(shape):
+            return torch.ones(shape, dtype=torch.bool)
         kept, generator = torch.zeros(shape, dtype=torch.bool), stream(seed, layer, EXTRA)
         if len(shape) == 2:
             kept[:, torch.randperm(shape[1], generator=generator)[: max(1, round(self.inputs * shape[1]))]] = True
-        elif self.kernel is Kernel.cross:
-            kept[..., 0, :] = kept[..., 0] = True
         else:
-            kept[..., 0, 0] = True
+            kept[...] = kept_of_kernel(self.kernel, shape[2], shape[3], generator)
         if self.places is Places.random:
-            return (
-                torch.zeros(kept.numel(), dtype=torch.bool)
-                .index_fill(0, torch.randperm(kept.numel(), generator=generator)[: int(kept.sum())], True)
-                .view(shape)
-            )
+            return anywhere(int(kept.sum()), shape, generator)
         return kept
+
+
+def kept_of_kernel(kernel: Kernel, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """(height, width), bool."""
+    if kernel is Kernel.shared_random:
+        return anywhere(height + width - 1, torch.Size((height, width)), generator)
+    kept = torch.zeros(height, width, dtype=torch.bool)
+    if kernel is Kernel.corner:
+        kept[0, 0] = True
+    else:
+        row, column = {
+            Kernel.first: (0, 0), Kernel.middle: (height // 2, width // 2), Kernel.last: (height - 1, width - 1),
+        }[kernel]  # fmt: skip
+        kept[row] = kept[:, column] = True
+    return kept
+
+
+def anywhere(count: int, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """bool, True at so many places drawn without replacement."""
+    chosen = torch.randperm(shape.numel(), generator=generator)[:count]
+    return torch.zeros(shape.numel(), dtype=torch.bool).index_fill(0, chosen, True).view(shape)
