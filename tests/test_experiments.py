@@ -150,6 +150,13 @@ def test_numerator_norm_and_px(run, tmp_path):
     expected = F.cosine_similarity(px.flatten(1), x.flatten(1)).detach()
     for _, at in table.groupby("n"):
         np.testing.assert_allclose(at.alignment_px, expected, rtol=1e-5)
+    for convention in ("pixels", "minmax"):
+        given = ["rule=gbp", "dtype=float64", "cascade.bands=false", f"cascade.convention={convention}"]
+        changed = pd.read_parquet(run(*own, *given).made[-1])
+        assert not np.allclose(changed.alignment, table.alignment, atol=1e-3)
+        pd.testing.assert_frame_equal(
+            changed.drop(columns=["alignment", "alignment_px"]), table.drop(columns=["alignment", "alignment_px"])
+        )
     norms = np.tile(x.flatten(1).norm(dim=1).detach().numpy(), (4, 1)).T.ravel()
     np.testing.assert_allclose(
         table.log_numerator, np.log(table.alignment.abs()) + table.log_norm + np.log(norms), rtol=1e-6

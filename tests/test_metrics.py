@@ -4,8 +4,17 @@ import pytest
 import torch
 from scipy.stats import t
 
+from pipeline.images.batches import Preprocessing
 from pipeline.measures.intervals import crossed_interval, crossed_table, t_interval
-from pipeline.measures.maps import BANDS, alignment, band_alignment, log_norm, naive_alignment
+from pipeline.measures.maps import (
+    BANDS,
+    Convention,
+    alignment,
+    band_alignment,
+    by_convention,
+    log_norm,
+    naive_alignment,
+)
 
 
 def test_alignment_is_the_cosine():
@@ -68,6 +77,21 @@ def test_a_blurred_image_with_noise_on_top_aligns_in_no_fine_band():
     r = torch.tensor(low / low.std() + 0.01 * rng.normal(size=x.shape))
     found = band_alignment(r, torch.tensor(x)).mean(0)
     assert found[:2].abs().max() < 0.02 and found[3] > 0.9
+
+
+def test_conventions():
+    r, x = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
+    pixels = Preprocessing(8, 8, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), "bilinear").pixels(x)
+    expected = x * torch.tensor([0.2, 0.3, 0.25]).view(3, 1, 1) + torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)
+    torch.testing.assert_close(pixels, expected)
+    by = {c.value: by_convention(r, x, pixels, c) for c in Convention}
+    flat = r.flatten(1).double()
+    for b in range(2):
+        scaled = (flat[b] - flat[b].min()) / (flat[b].max() - flat[b].min())
+        cosine = torch.nn.functional.cosine_similarity
+        assert torch.isclose(by["minmax"][b], cosine(scaled, x[b].flatten().double(), 0), atol=1e-6)
+        assert torch.isclose(by["pixels"][b], cosine(flat[b], pixels[b].flatten().double(), 0), atol=1e-6)
+    assert torch.equal(by["normalised"], alignment(r, x)) and len({round(float(v[0]), 3) for v in by.values()}) == 3
 
 
 def test_log_norm_at_any_scale():

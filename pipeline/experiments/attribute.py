@@ -1,8 +1,9 @@
 """Attribution maps (Table I, Fig. 3, Fig. 5): a row per image, the maps beside the table."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -17,8 +18,8 @@ from pipeline.experiments.external import external_map
 from pipeline.experiments.interface import Result
 from pipeline.experiments.rows import Columns, rows_of
 from pipeline.experiments.targets import Target
-from pipeline.images.batches import Batch
-from pipeline.measures.maps import alignment, chroma
+from pipeline.images.batches import Images
+from pipeline.measures.maps import Convention, alignment, by_convention, chroma
 from pipeline.networks.catalogue import Model, class_name
 
 COLUMNS = [
@@ -32,16 +33,18 @@ WITH_BOTTOM, WITH_ORIGINAL = "alignment_bottom", "similarity"  # after them, wit
 class Options:
     """layers: for rule=activation, the names of the layers whose A_l is sent down with GBP below; null: all but the
     last; bottom: also with the bottom process; original: also compare with the map of the network without what the
-    weights' law changed; maps: keep the maps."""
+    weights' law changed; maps: keep the maps; convention: of what `alignment`, alignment_px and
+    alignment_bottom are taken."""
 
     layers: list[str] | None
     bottom: bool
     original: bool
     maps: bool
+    convention: Convention
 
 
 def run(
-    network: Network, images: Iterable[Batch], rules: Sequence[Method], target: Target, model: Model, options: Options
+    network: Network, images: Images, rules: Sequence[Method], target: Target, model: Model, options: Options
 ) -> list[Result]:
     """One result per rule, a row per image (for rule=activation, per image and layer): COLUMNS.
 
@@ -60,7 +63,9 @@ def run(
         unmodified = target.original().forward(batch.x) if options.original else None
         classes = target.classes(batch, record.logits)
         about = explained(record, classes, batch.labels, names)
-        px = alignment(filter_if_any(record), record.x)
+        pixels = images.preprocessing.pixels(record.x)
+        aligned = partial(by_convention, x=record.x, pixels=pixels, convention=options.convention)
+        px = filter_if_any(record)
         inputs.append(record.x.cpu())
         for rule, table, tensors in zip(rules, rows, kept, strict=True):
             found = maps_of(network, record, rule, classes, options)
@@ -70,7 +75,7 @@ def run(
                 (
                     about
                     | {"layer": layer, "name": network.unit_name(layer)}
-                    | measure(maps, originals.get(layer), record.x, px)
+                    | measure(maps, originals.get(layer), record.x, px, aligned)
                     for layer, maps in found.items()
                 ),
             )
@@ -96,11 +101,18 @@ def explained(record: Record, classes: Tensor, labels: Tensor, names: Sequence[s
     }
 
 
-def measure(maps: dict[str, Tensor], originals: dict[str, Tensor] | None, x: Tensor, px: Tensor) -> dict[str, Tensor]:
+def measure(
+    maps: dict[str, Tensor],
+    originals: dict[str, Tensor] | None,
+    x: Tensor,
+    px: Tensor,
+    aligned: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """aligned: by the convention."""
     r = maps["without_bottom"]
-    found = {"alignment": alignment(r, x), "alignment_chroma": alignment(chroma(r), chroma(x)), "alignment_px": px}
+    found = {"alignment": aligned(r), "alignment_chroma": alignment(chroma(r), chroma(x)), "alignment_px": aligned(px)}
     if "with_bottom" in maps:
-        found[WITH_BOTTOM] = alignment(maps["with_bottom"], x)
+        found[WITH_BOTTOM] = aligned(maps["with_bottom"])
     return found | ({WITH_ORIGINAL: alignment(r, originals["without_bottom"])} if originals else {})
 
 

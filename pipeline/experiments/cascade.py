@@ -1,7 +1,7 @@
 """Cascade substitution (Definition 3, Fig. 2a, Fig. 4): input alignment when the rule acts in the top N layers,
 N = 0..L."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,8 +14,17 @@ from pipeline.experiments.external import external_map
 from pipeline.experiments.interface import Result
 from pipeline.experiments.rows import Columns, over_images
 from pipeline.experiments.targets import Target
-from pipeline.images.batches import Batch
-from pipeline.measures.maps import BANDS, alignment, band_alignment, chroma, log_norm, naive_alignment
+from pipeline.images.batches import Batch, Images
+from pipeline.measures.maps import (
+    BANDS,
+    Convention,
+    alignment,
+    band_alignment,
+    by_convention,
+    chroma,
+    log_norm,
+    naive_alignment,
+)
 
 COLUMNS = [
     "image", "target", "n", "name", "alignment", "alignment_chroma", "log_numerator", "log_norm", "alignment_px",
@@ -27,15 +36,14 @@ WITH_BANDS = [f"alignment_band{i}" for i in range(BANDS)]
 @dataclass(frozen=True)
 class Options:
     """bands: also the alignment within each spatial-frequency band; naive: also the cosine as it is usually written,
-    which overflows."""
+    which overflows; convention: of what the column `alignment` is taken."""
 
     bands: bool
     naive: bool
+    convention: Convention
 
 
-def run(
-    network: Network, images: Iterable[Batch], rules: Sequence[Method], target: Target, options: Options
-) -> list[Result]:
+def run(network: Network, images: Images, rules: Sequence[Method], target: Target, options: Options) -> list[Result]:
     """One table per rule, a row per image and N: COLUMNS.
 
     name: of the lowest layer under the rule; alignment_chroma: of the colours, what is left after the mean over
@@ -46,7 +54,7 @@ def run(
 
     def found(batch: Batch, record: Record, classes: Tensor) -> list[list[Columns]]:
         measured: list[dict[int, Columns]] = [{} for _ in rules]  # at N
-        last, values, image = None, {}, Image.of(record)
+        last, values, image = None, {}, Image.of(record, images)
         for i, n, r in walk.cascade(record, [rules[i] for i in inside], classes):
             if r is not last:  # rules that share a map get it one after the other: measured once
                 last, values = r, measure(r, image, options)
@@ -62,25 +70,27 @@ def run(
 
 @dataclass(frozen=True)
 class Image:
-    """What every map of a batch is measured against: x (B, C, H, W), log |x| and the alignment of P x, (B,)."""
+    """What every map of a batch is measured against: x and its pixels (B, C, H, W), log |x| and P x."""
 
     x: Tensor
+    pixels: Tensor
     log_norm: Tensor
     px: Tensor
 
     @classmethod
-    def of(cls, record: Record) -> "Image":
-        return cls(record.x, log_norm(record.x), alignment(filter_if_any(record), record.x))
+    def of(cls, record: Record, images: Images) -> "Image":
+        pixels = images.preprocessing.pixels(record.x)
+        return cls(record.x, pixels, log_norm(record.x), filter_if_any(record))
 
 
 def measure(r: Tensor, image: Image, options: Options) -> dict[str, Tensor]:
     cosine, size = alignment(r, image.x), log_norm(r)
     found = {
-        "alignment": cosine,
+        "alignment": by_convention(r, image.x, image.pixels, options.convention),
         "alignment_chroma": alignment(chroma(r), chroma(image.x)),
         "log_numerator": cosine.abs().log() + size + image.log_norm,
         "log_norm": size,
-        "alignment_px": image.px,
+        "alignment_px": by_convention(image.px, image.x, image.pixels, options.convention),
     }
     if options.naive:
         found[WITH_NAIVE] = naive_alignment(r, image.x)

@@ -31,6 +31,11 @@ class Preprocessing:
     std: tuple[float, ...]
     interpolation: str
 
+    def pixels(self, x: Tensor) -> Tensor:
+        """x (B, 3, H, W) as it was before it was normalised."""
+        mean, std = (torch.tensor(v, dtype=torch.float64).to(x).view(-1, 1, 1) for v in (self.mean, self.std))
+        return x * std + mean
+
     def transform(self) -> Callable[[Image.Image], Tensor]:
         """A PIL image -> (3, crop, crop) float32."""
         mode = transforms.InterpolationMode(self.interpolation)

@@ -1,6 +1,8 @@
 """Input alignment (1), in total and by spatial-frequency band; key information sufficiency (20); measures of
 weights; intervals."""
 
+from enum import Enum
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,23 @@ def alignment(r: Tensor, x: Tensor) -> Tensor:
     """
     a, b = _normalised(r), _normalised(x)
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+
+
+class Convention(Enum):
+    """What (1) is taken of. The field has all three; ours is the first, and none of the others is ever a default."""
+
+    normalised = "normalised"  # R as it is and x as the network sees it
+    minmax = "minmax"  # R from 0 to 1: its mean alone makes it positive
+    pixels = "pixels"  # x as pixels from 0 to 1, which are positive
+
+
+def by_convention(r: Tensor, x: Tensor, pixels: Tensor, convention: Convention) -> Tensor:
+    """Alignment (B,) by one of the conventions; pixels: x in [0, 1]."""
+    if convention is Convention.minmax:
+        flat = r.flatten(1).double()
+        low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+        return alignment(((flat - low) / (high - low)).view_as(r), x)
+    return alignment(r, pixels if convention is Convention.pixels else x)
 
 
 def log_norm(r: Tensor) -> Tensor:
