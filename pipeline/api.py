@@ -16,9 +16,7 @@ from pipeline.engine import walk
 from pipeline.engine.network import Network, trace
 from pipeline.engine.rules import RULES, Activation, Gbp, Method
 from pipeline.errors import UserError
-from pipeline.experiments.targets import Target
 from pipeline.files import CONF
-from pipeline.images.batches import Batch, Handed
 from pipeline.measures.maps import alignment
 
 __all__ = ["attribute", "cascade", "explained_by_filter", "rule", "trace"]
@@ -139,7 +137,9 @@ def explained_by_filter(
     to the maps of the other images in x: of one image alone its columns are NaN. Raises UserError for a network that
     has not one first layer on the pixels.
     """
-    from pipeline.experiments import filter as filters
+    from pipeline.experiments import filter as filters  # which need this module
+    from pipeline.experiments.targets import Target
+    from pipeline.images.batches import Batch, Handed
 
     usual = yaml.safe_load((CONF / "experiment" / "filter.yaml").read_text())
     if unknown := settings.keys() - usual:

@@ -11,6 +11,7 @@ OVER_IMAGES = {
     "extremes": "rule=gbp",
     "failure": "failure.errors=false",
     "filter": "rule=lrp",
+    "likeness": "rule=gbp",
     "memory": "rule=gbp",
     "midalign": "rule=rectgrad",
     "nfr": "rule=rectgrad",

@@ -174,8 +174,21 @@ def test_exactly_equal_a_leave_rectgrad_nothing():
     network = shallow(torch.eye(12, dtype=F64), torch.ones(1, 12, dtype=F64))
     record = network.forward(torch.ones(1, 12, dtype=F64))
     assert not theorem2.walk(record, record.activation(1), lambda _: RectGrad(0.9), top=1).any()
-    compared = theorem2.compared(torch.tensor([math.nan]), torch.tensor([0.5]))
-    assert not compared["defined"].any() and not compared["holds"].any()
+    compared = theorem2.compared(torch.tensor([math.nan, 0.4, 0.6]), torch.tensor([0.5, 0.5, 0.5]))
+    assert compared["defined"].tolist() == [False, True, True]
+    assert compared["holds"].isna().tolist() == [True, False, False] and compared["holds"][1:].tolist() == [False, True]
+
+
+def test_rounding_picks_no_units():
+    """All A are equal but for their last bits: RectGrad passes none of them, and nothing is said of (18)."""
+    table = theorem2.run([RectGrad(0.9)], EXACT)[0].table
+    equal = table[table["equal"]]
+    assert len(equal) > 1000 and not equal["defined"].any() and equal["holds"].isna().all()
+    w = theorem2.hidden_weights(EXACT, 0, 0.0, 0.0)
+    x = torch.ones(1, 30, dtype=F64) @ torch.linalg.pinv(w).T
+    plain = shallow(w, torch.ones(1, 30, dtype=F64)).forward(x)
+    assert plain.activation(1).unique().numel() > 1, "as they come out of the layer"
+    assert theorem2.snapped(plain.network, x).activation(1).unique().numel() == 1
 
 
 def test_z_plus_over_w_plus_contradicts_theorem2():

@@ -3,11 +3,13 @@ equality hold, and how far do the conditions bend?"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline.engine.network import Network, Record
 from pipeline.engine.rules import Rule
 from pipeline.engine.walk import walk
 from pipeline.experiments.interface import Result
@@ -16,6 +18,7 @@ from pipeline.networks.shallow import shallow
 from pipeline.seeds import keyed, normal
 
 ROUNDING = 1e-9  # of a cosine in float64
+DECIMALS = 12  # of pre-activations: some are made equal, and RectGrad would tell them apart by their rounding
 LAWS: dict[str, Callable[..., Tensor]] = {
     "normal": lambda shape, g: normal(g, *shape),
     "exponential": lambda shape, g: torch.empty(shape, dtype=torch.float64).exponential_(generator=g),
@@ -66,7 +69,8 @@ def run(rules: Sequence[Rule], options: Options) -> list[Result]:
     """One table per rule, a row per case: COLUMNS.
 
     units: all (x activates every unit) or active (some); equal: all A of active units are; law: of r_b; defined:
-    neither R is 0; holds: (18); equality: to 1e-9.
+    neither R is 0; holds: (18), missing where that is not defined, as for RectGrad of equal A, of which none passes;
+    equality: to 1e-9.
     """
     tables: list[list[pd.DataFrame]] = [[] for _ in rules]
     for mixing, spread in settings(options):
@@ -74,7 +78,7 @@ def run(rules: Sequence[Rule], options: Options) -> list[Result]:
             w = hidden_weights(options, net, mixing, spread)
             z = normal(keyed(options.seed, net, INPUT), options.inputs, options.neurons)
             for units, equal, x in inputs(options, net, w, z):
-                record = shallow(w, torch.ones(1, options.neurons, dtype=torch.float64)).forward(x)
+                record = snapped(shallow(w, torch.ones(1, options.neurons, dtype=torch.float64)), x)
                 facts = {
                     "mixing": mixing,
                     "spread": spread,
@@ -92,6 +96,11 @@ def run(rules: Sequence[Rule], options: Options) -> list[Result]:
                         )
                         table.append(pd.DataFrame({**facts, "law": law, **compared(a, b)}))
     return [Result(pd.concat(table, ignore_index=True)) for table in tables]
+
+
+def snapped(network: Network, x: Tensor) -> Record:
+    """Its forward pass, in numbers of so many decimals."""
+    return network.forward(x, lambda _, value: value.round(decimals=DECIMALS))
 
 
 def settings(options: Options) -> list[tuple[float, float]]:
@@ -122,12 +131,13 @@ def inputs(options: Options, net: int, w: Tensor, z: Tensor) -> Iterator[tuple[s
             yield units, equal, activations(z) @ inverse.T + outside
 
 
-def compared(a: Tensor, b: Tensor) -> dict[str, Tensor]:
-    """alpha_a, alpha_b and what (18) says of them; an R of 0 has no alignment: (18) then does not hold."""
+def compared(a: Tensor, b: Tensor) -> dict[str, Any]:
+    """alpha_a, alpha_b and what (18) says of them: nothing where an R is 0, for that has no alignment."""
+    defined = ~(a.isnan() | b.isnan())
     return {
         "alpha_a": a,
         "alpha_b": b,
-        "defined": ~(a.isnan() | b.isnan()),
-        "holds": a >= b - ROUNDING,
+        "defined": defined,
+        "holds": pd.Series((a >= b - ROUNDING).tolist(), dtype="boolean").where(defined.numpy()),
         "equality": (a - b).abs() <= ROUNDING,
     }
