@@ -65,7 +65,7 @@ def run(
         about = explained(record, classes, batch.labels, names)
         pixels = images.preprocessing.pixels(record.x)
         aligned = partial(by_convention, x=record.x, pixels=pixels, convention=options.convention)
-        px = filter_if_any(record)
+        px = aligned(filter_if_any(record))
         inputs.append(record.x.cpu())
         for rule, table, tensors in zip(rules, rows, kept, strict=True):
             found = maps_of(network, record, rule, classes, options)
@@ -108,9 +108,9 @@ def measure(
     px: Tensor,
     aligned: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
-    """aligned: by the convention."""
+    """px: the alignment of P x; aligned: by the convention."""
     r = maps["without_bottom"]
-    found = {"alignment": aligned(r), "alignment_chroma": alignment(chroma(r), chroma(x)), "alignment_px": aligned(px)}
+    found = {"alignment": aligned(r), "alignment_chroma": alignment(chroma(r), chroma(x)), "alignment_px": px}
     if "with_bottom" in maps:
         found[WITH_BOTTOM] = aligned(maps["with_bottom"])
     return found | ({WITH_ORIGINAL: alignment(r, originals["without_bottom"])} if originals else {})

@@ -54,7 +54,7 @@ def run(network: Network, images: Images, rules: Sequence[Method], target: Targe
 
     def found(batch: Batch, record: Record, classes: Tensor) -> list[list[Columns]]:
         measured: list[dict[int, Columns]] = [{} for _ in rules]  # at N
-        last, values, image = None, {}, Image.of(record, images)
+        last, values, image = None, {}, Image.of(record, images, options.convention)
         for i, n, r in walk.cascade(record, [rules[i] for i in inside], classes):
             if r is not last:  # rules that share a map get it one after the other: measured once
                 last, values = r, measure(r, image, options)
@@ -70,7 +70,7 @@ def run(network: Network, images: Images, rules: Sequence[Method], target: Targe
 
 @dataclass(frozen=True)
 class Image:
-    """What every map of a batch is measured against: x and its pixels (B, C, H, W), log |x| and P x."""
+    """What every map of a batch is measured against: x and its pixels (B, C, H, W), log |x|, the alignment of P x."""
 
     x: Tensor
     pixels: Tensor
@@ -78,19 +78,20 @@ class Image:
     px: Tensor
 
     @classmethod
-    def of(cls, record: Record, images: Images) -> "Image":
-        pixels = images.preprocessing.pixels(record.x)
-        return cls(record.x, pixels, log_norm(record.x), filter_if_any(record))
+    def of(cls, record: Record, images: Images, convention: Convention) -> "Image":
+        x, pixels = record.x, images.preprocessing.pixels(record.x)
+        return cls(x, pixels, log_norm(x), by_convention(filter_if_any(record), x, pixels, convention))
 
 
 def measure(r: Tensor, image: Image, options: Options) -> dict[str, Tensor]:
     cosine, size = alignment(r, image.x), log_norm(r)
+    usual = options.convention is Convention.normalised
     found = {
-        "alignment": by_convention(r, image.x, image.pixels, options.convention),
+        "alignment": cosine if usual else by_convention(r, image.x, image.pixels, options.convention),
         "alignment_chroma": alignment(chroma(r), chroma(image.x)),
         "log_numerator": cosine.abs().log() + size + image.log_norm,
         "log_norm": size,
-        "alignment_px": by_convention(image.px, image.x, image.pixels, options.convention),
+        "alignment_px": image.px,
     }
     if options.naive:
         found[WITH_NAIVE] = naive_alignment(r, image.x)

@@ -11,7 +11,7 @@ from pipeline import api
 from pipeline.engine import walk
 from pipeline.engine.filters import filter_if_any
 from pipeline.engine.network import Network, Record
-from pipeline.engine.rules import RULES, Activation, External, Method, Rule
+from pipeline.engine.rules import RULES, External, Method, Rule
 from pipeline.experiments.external import map_of
 from pipeline.experiments.interface import Result
 from pipeline.experiments.rank1 import other_classes
@@ -82,7 +82,7 @@ def others(
             changed = (before.logits.argmax(1) != record.logits.argmax(1)).double()
             other = map_of(before, rule, classes)
         elif name == "bottom":
-            knows = isinstance(rule, Rule) and not isinstance(rule, Activation)
+            knows = isinstance(rule, Rule)
             other = walk.attribute(record, rule, classes, bottom=True) if knows else torch.full_like(x, torch.nan)
         elif name in ("runner_up", "random_class"):
             which = dict(
