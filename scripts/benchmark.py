@@ -26,8 +26,10 @@ import torchvision
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from pipeline.engine.interface import Rule
+from pipeline.engine.lrp import Add, AlphaBeta, FirstLayer, Start
 from pipeline.engine.network import Network, trace
-from pipeline.engine.rules import GRAD, Add, AlphaBeta, FirstLayer, Gbp, RectGrad, Rule, Start
+from pipeline.engine.rules import GRAD, Gbp, RectGrad
 from pipeline.engine.walk import attribute, cascade, one_hot, walk
 from pipeline.measures.maps import alignment
 

@@ -7,20 +7,9 @@ import torch
 
 from pipeline import attribute, cascade, rule, trace
 from pipeline.api import labels
-from pipeline.engine.rules import (
-    RULES,
-    Activation,
-    Add,
-    AlphaBeta,
-    External,
-    FirstLayer,
-    Gbp,
-    Grad,
-    RectGrad,
-    Rule,
-    Start,
-    rational,
-)
+from pipeline.engine.interface import Rule
+from pipeline.engine.lrp import Add, AlphaBeta, FirstLayer, Start
+from pipeline.engine.rules import RULES, Activation, External, Gbp, Grad, RectGrad, rational
 from pipeline.errors import UserError
 from tests.models import images, plain, seeded
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from pipeline.api import rule
+from pipeline.engine.interface import Rule
 from pipeline.engine.network import Network, trace
-from pipeline.engine.rules import Rule
 from pipeline.engine.walk import attribute, one_hot, walk
 from pipeline.errors import UserError
 from pipeline.experiments import EXPERIMENTS

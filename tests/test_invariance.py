@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.engine.lrp import Add, AlphaBeta, FirstLayer, Start
 from pipeline.engine.network import Record, trace
-from pipeline.engine.rules import Add, AlphaBeta, FirstLayer, Gbp, Grad, RectGrad, Start
+from pipeline.engine.rules import Gbp, Grad, RectGrad
 from pipeline.engine.walk import attribute, cascade, walk
 from tests.models import NETS, conv, images, plain, seeded
 

@@ -8,8 +8,9 @@ import torchvision
 from torch import Tensor, fx, nn
 from torchvision.models.resnet import ResNet
 
+from pipeline.engine.lrp import Add, AlphaBeta, FirstLayer, Start
 from pipeline.engine.network import Network, Record, trace
-from pipeline.engine.rules import GRAD, Add, AlphaBeta, FirstLayer, Gbp, Start
+from pipeline.engine.rules import GRAD, Gbp
 from pipeline.engine.walk import attribute
 from pipeline.oracles import peers
 from tests.models import NETS, images, seeded

@@ -7,20 +7,10 @@ from torch import Tensor, nn
 
 from pipeline import api
 from pipeline.api import rule
+from pipeline.engine.lrp import Add, AlphaBeta, FirstLayer, Start
 from pipeline.engine.network import Record, trace
 from pipeline.engine.place import Place
-from pipeline.engine.rules import (
-    GRAD,
-    Activation,
-    Add,
-    AlphaBeta,
-    FirstLayer,
-    Gbp,
-    Method,
-    RectGrad,
-    Start,
-    order_statistic,
-)
+from pipeline.engine.rules import GRAD, Activation, Gbp, Method, RectGrad, order_statistic
 from pipeline.engine.walk import attribute, cascade, walk
 from pipeline.errors import UserError
 from pipeline.measures.maps import alignment

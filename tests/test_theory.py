@@ -8,8 +8,9 @@ from matplotlib.text import Text
 from torch import nn
 
 from pipeline import api
+from pipeline.engine.lrp import WPlus
 from pipeline.engine.network import trace
-from pipeline.engine.rules import GRAD, Activation, Gbp, RectGrad, WPlus
+from pipeline.engine.rules import GRAD, Activation, Gbp, RectGrad
 from pipeline.engine.walk import one_hot
 from pipeline.errors import UserError
 from pipeline.experiments import EXPERIMENTS, geometry, nfr, rank1, theorem1, theorem2

@@ -8,11 +8,12 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.engine import rules
+from pipeline.engine import lrp
 from pipeline.engine.gradients import GRADIENTS
+from pipeline.engine.lrp import AlphaBeta
 from pipeline.engine.network import trace
 from pipeline.engine.place import Place
-from pipeline.engine.rules import RULES, AlphaBeta, DeconvNet, Gbp, RectGrad
+from pipeline.engine.rules import RULES, DeconvNet, Gbp, RectGrad
 from pipeline.errors import UserError
 from pipeline.experiments import verify
 from pipeline.images.batches import Preprocessing
@@ -93,7 +94,7 @@ def with_bias(relevance, at, negative=False):
     total = at.apply(a.clamp(min=0), up) + at.apply(a.clamp(max=0), down)
     if bias is not None:
         total = total + bias.clamp(min=0).view(-1, *[1] * (total.ndim - 2))
-    share = rules.ratio(relevance, total)
+    share = lrp.ratio(relevance, total)
     return torch.where(a >= 0, at.transpose(share, up), at.transpose(share, down))
 
 
@@ -113,7 +114,7 @@ def swapped(relevance, at):
     )
 
 
-z_box, contributions = rules.z_box, rules.contributions
+z_box, contributions = lrp.z_box, lrp.contributions
 FILTERED = {"captum", "zennit", "autograd, filtered", "dense"}
 BUGS = {  # what is patched, the network that shows it, and the rows (rule, reference) that must be off
     "gbp without its cut": ((Gbp, "relu", lambda self, r, at: r * at.mask), "plain", {("gbp", r) for r in FILTERED}),
@@ -125,10 +126,10 @@ BUGS = {  # what is patched, the network that shows it, and the rows (rule, refe
         (RectGrad, "relu", at_least), "plain", {("rectgrad", "autograd, filtered"), ("rectgrad", "dense")},
     ),
     "z+ with the bias": (
-        (rules, "contributions", with_bias), "plain",
+        (lrp, "contributions", with_bias), "plain",
         {(n, r) for n in ("lrp", "dtd", "excitation_bp") for r in ("zennit", "dense")},
     ),
-    "z^B with l and h exchanged": ((rules, "z_box", swapped), "plain", {("dtd", "zennit"), ("dtd", "dense")}),
+    "z^B with l and h exchanged": ((lrp, "z_box", swapped), "plain", {("dtd", "zennit"), ("dtd", "dense")}),
     "relevance starts as the gradient": (
         (AlphaBeta, "start", Gbp.start), "plain", {("lrp", "zennit"), ("dtd", "zennit")},
     ),
@@ -163,7 +164,7 @@ def test_a_bug_shows_in_its_rows(table_of, monkeypatch, bug):
 
 
 def test_a_bias_must_not_be_zero_to_be_seen(table_of, monkeypatch):
-    monkeypatch.setattr(rules, "contributions", with_bias)
+    monkeypatch.setattr(lrp, "contributions", with_bias)
     for biases in (True, False):
         table = table_of("no_bias", verify.Options(1, None, biases, 1e-10))
         assert {("lrp", "dense"), ("lrp", "zennit"), ("dtd", "zennit")} <= wrong(table) if biases else not wrong(table)

@@ -8,20 +8,9 @@ from torch import Tensor, nn
 
 from pipeline.engine import walk as walking
 from pipeline.engine.gradients import GRADIENTS
+from pipeline.engine.lrp import Add, AlphaBeta, FirstLayer, Start
 from pipeline.engine.network import Record, trace
-from pipeline.engine.rules import (
-    GRAD,
-    Activation,
-    Add,
-    AlphaBeta,
-    External,
-    FirstLayer,
-    Gbp,
-    Grad,
-    Method,
-    RectGrad,
-    Start,
-)
+from pipeline.engine.rules import GRAD, Activation, External, Gbp, Grad, Method, RectGrad
 from pipeline.engine.walk import CHUNK_BYTES, attribute, cascade, one_hot, step, walk
 from pipeline.errors import UserError
 from pipeline.oracles import peers

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from pipeline.engine.interface import Rule
 from pipeline.engine.network import LINEAR, RELU, Record
 from pipeline.engine.place import Place
-from pipeline.engine.rules import GRAD, Activation, External, Method, Rule
+from pipeline.engine.rules import GRAD, Activation, External, Method
 from pipeline.errors import UserError
 
 Visit = Callable[[Place, Tensor, Sequence[Tensor]], object]  # where, r at the output, what was sent to each input

@@ -5,7 +5,8 @@ To add one: write `run` and `Options` in a module of its own, enter it in EXPERI
 
 from typing import Any
 
-from pipeline.engine.rules import Activation, External, Rule
+from pipeline.engine.interface import Rule
+from pipeline.engine.rules import Activation, External
 from pipeline.experiments import (
     attribute,
     backdoor,

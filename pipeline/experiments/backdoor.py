@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from pipeline.attacks.files import Known
+from pipeline.engine.interface import Rule
 from pipeline.engine.network import Network
-from pipeline.engine.rules import External, Rule
+from pipeline.engine.rules import External
 from pipeline.experiments import kis
 from pipeline.experiments.interface import Result
 from pipeline.experiments.targets import Target

@@ -11,8 +11,9 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
+from pipeline.engine.interface import Rule
 from pipeline.engine.network import Network, Record
-from pipeline.engine.rules import Rule, rational
+from pipeline.engine.rules import rational
 from pipeline.engine.walk import attribute, one_hot, step, unit_scale, walk
 from pipeline.experiments.interface import Result
 from pipeline.experiments.rows import Columns, over_images

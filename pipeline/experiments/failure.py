@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from pipeline.engine import walk
+from pipeline.engine.interface import Rule
 from pipeline.engine.network import Network, Record
-from pipeline.engine.rules import Gbp, Rule
+from pipeline.engine.rules import Gbp
 from pipeline.experiments.interface import Result
 from pipeline.experiments.targets import Target, check_labels
 from pipeline.images.batches import Batch

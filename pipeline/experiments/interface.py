@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.engine.rules import Activation, External, Method, Rule
+from pipeline.engine.interface import Rule
+from pipeline.engine.rules import Activation, External, Method
 from pipeline.errors import UserError
 
 NO_RULE = {

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from pipeline.engine import walk
 from pipeline.engine.filters import first_layer_filter
+from pipeline.engine.interface import Rule
 from pipeline.engine.network import Network, Op, Record
-from pipeline.engine.rules import External, Rule
+from pipeline.engine.rules import External
 from pipeline.errors import UserError
 from pipeline.experiments.external import external_map
 from pipeline.experiments.interface import Result

@@ -10,8 +10,9 @@ from torch import Tensor
 from pipeline import api
 from pipeline.engine import walk
 from pipeline.engine.filters import filter_if_any
+from pipeline.engine.interface import Rule
 from pipeline.engine.network import Network, Record
-from pipeline.engine.rules import RULES, External, Method, Rule
+from pipeline.engine.rules import RULES, External, Method
 from pipeline.experiments.external import map_of
 from pipeline.experiments.interface import Result
 from pipeline.experiments.rank1 import other_classes

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pipeline.engine.interface import Rule
 from pipeline.engine.network import Network, Record
-from pipeline.engine.rules import Rule
 from pipeline.engine.walk import one_hot
 from pipeline.experiments.interface import Result
 from pipeline.experiments.rank1 import descents

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.engine.interface import Rule
+from pipeline.engine.lrp import AlphaBeta, ExcitationBp, FirstLayer, Lrp, WPlus
 from pipeline.engine.network import LINEAR, RELU, Network, Record
 from pipeline.engine.place import Place
-from pipeline.engine.rules import AlphaBeta, ExcitationBp, FirstLayer, Lrp, Method, Rule, WPlus
+from pipeline.engine.rules import Method
 from pipeline.engine.walk import one_hot, step, unit_scale
 from pipeline.experiments.interface import Result
 from pipeline.experiments.rows import Columns, over_images

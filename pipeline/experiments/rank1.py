@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.engine.interface import Rule
 from pipeline.engine.network import Network, Record
-from pipeline.engine.rules import Rule
 from pipeline.engine.walk import one_hot, step, unit_scale
 from pipeline.errors import UserError
 from pipeline.experiments.interface import Result

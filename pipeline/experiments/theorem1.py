@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline.engine.interface import Rule
 from pipeline.engine.network import Network
-from pipeline.engine.rules import Rule
 from pipeline.engine.walk import attribute
 from pipeline.errors import UserError
 from pipeline.experiments.interface import Result

@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline.engine.interface import Rule
 from pipeline.engine.network import Network, Record
-from pipeline.engine.rules import Rule
 from pipeline.engine.walk import walk
 from pipeline.experiments.interface import Result
 from pipeline.measures.maps import alignment

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from pipeline import api
 from pipeline.engine import walk
+from pipeline.engine.interface import Rule
 from pipeline.engine.network import Network, Record
-from pipeline.engine.rules import RULES, RectGrad, Rule
+from pipeline.engine.rules import RULES, RectGrad
 from pipeline.errors import UserError
 from pipeline.oracles import local, peers
 

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.engine.interface import Rule
+from pipeline.engine.lrp import Add, AlphaBeta, Epsilon, ExcitationBp, FirstLayer, Gamma, Lrp, WPlus
 from pipeline.engine.network import LINEAR, RELU
 from pipeline.engine.place import Place
-from pipeline.engine.rules import Add, AlphaBeta, Epsilon, ExcitationBp, FirstLayer, Gamma, Lrp, Rule, WPlus
 from pipeline.oracles import local
 from pipeline.oracles.case import FILTERS, LRP, Case, Check, Pair, quantile_of, rule, said
 from pipeline.oracles.local import Term
