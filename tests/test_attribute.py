@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
@@ -14,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.experiments import attribute
 from pipeline.figures import attribute as picture
 from pipeline.figures import style, table1
-from pipeline.measures.maps import alignment, chroma
+from pipeline.measures.maps import alignment, chroma, registered_alignment
 from pipeline.run import drawn as drawn_tables
 from tests import tiny
 from tests.pages import check_texts
@@ -49,6 +50,9 @@ def test_maps_are_those_of_the_walk(cell, checkpoint):
         torch.testing.assert_close(
             torch.tensor(table[column].tolist(), dtype=torch.float64), values, rtol=1e-5, atol=1e-6
         )
+    product = (r * x).flatten(1).double().sum(1).abs().log()
+    np.testing.assert_allclose(table["log_numerator"], product, rtol=1e-4)
+    np.testing.assert_allclose(table["log_norm"], r.flatten(1).double().norm(dim=1).log(), rtol=1e-5)
     probability = record.logits.softmax(1).amax(1)
     torch.testing.assert_close(torch.tensor(table["probability"].tolist()), probability, rtol=1e-5, atol=1e-6)
 
@@ -81,6 +85,17 @@ def test_similarity_compares_with_the_unmodified_network(cell, checkpoint):
     other, _ = made(cell(*args, "weights.depth=2"))
     assert (same["similarity"] > 1 - 1e-6).all() and (other["similarity"] < 0.99).all()
     assert list(same["target"]) == list(other["target"])
+
+
+def test_the_registered_alignment_reaches_as_far_as_the_stride(cell):
+    """16 px, and one pool by 2 below the last map."""
+    args = ("experiment=attribute", "attribute.bottom=false", "dtype=float64", "rule=grad")
+    table, tensors = made(cell(*args, "attribute.registered=true"))
+    assert list(table) == [*attribute.COLUMNS, attribute.WITH_REGISTERED]
+    r, x = tensors["maps"]["without_bottom"], tensors["inputs"]["x"]
+    expected = registered_alignment(r, x, 2)
+    np.testing.assert_allclose(table[attribute.WITH_REGISTERED], expected, rtol=1e-10)
+    assert (expected > alignment(r, x)).any() and (expected < registered_alignment(r, x, 3)).any()
 
 
 def test_rule_all_makes_a_table_each_and_one_picture(cell):

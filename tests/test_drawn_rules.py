@@ -35,7 +35,13 @@ def maps_of(tables: dict[str, pd.DataFrame]) -> dict[str, list]:
 
 def attributed(weights: str, rules, seeds=(100,), images=1, depths=(None,), **more) -> pd.DataFrame:
     facts = {"class_name": "owl", "label_name": "owl", "model": "net", "data": "images", "weights": weights, **more}
-    values = {"alignment": 0.3, "alignment_chroma": 0.2, "alignment_px": 0.25, "similarity": 0.9}
+    values = {
+        "alignment": 0.3,
+        "alignment_chroma": 0.2,
+        "alignment_px": 0.25,
+        "similarity": 0.9,
+        "alignment_registered": 0.4,
+    }
     rows = [
         {"image": f"i{i}", "rule": rule, "seed": seed, "weights.depth": depth, **facts, **values}
         for depth in depths for seed in seeds for rule in rules for i in range(images)
@@ -60,6 +66,7 @@ def fig5_tables(rules) -> dict[str, pd.DataFrame]:
         "maps": pd.concat([attributed(law, one, depths=(1, 2), **removed) for law in changed], ignore_index=True),
         "curves_drawn": attributed("gaussian", rules, **many, **base),
         "curves": pd.concat([attributed(law, rules, **many, **removed) for law in changed], ignore_index=True),
+        "curves_middle": attributed("removal", rules, **many, **removed),
         "trained_below": pd.concat(readings, ignore_index=True),
         "kernels_below": readings[0].assign(**{"weights.kernel": "middle"}),
         "random_below": pd.concat(readings[::2], ignore_index=True),

@@ -53,6 +53,7 @@ def fig2_tables(rules=RULES, ends=("lrp",)) -> dict[str, pd.DataFrame]:
     return {
         **{state: cascade(*given, rules) for state, given in states.items()}, **firsts, "nulls": pd.DataFrame(nulls),
         "random_weights": stats((0, 1)), "trained_weights": stats((0,)),
+        "random_balanced": stats((2, 3)), "trained_balanced": stats((1,)),
     }  # fmt: skip
 
 
@@ -78,6 +79,8 @@ def test_numbers_are_means_over_images_and_seeds(tables):
     assert "a_band0" not in set(numbers["panel"]) and "a_band1" in set(numbers["panel"])
     c = numbers.query("panel == 'c' and state == 'random'").iloc[0]
     assert np.isclose(c["y"], 1.45) and np.isclose(c["high"] - c["y"], 0.1)
+    balanced = numbers.query("panel == 'c_balanced' and state == 'random'").iloc[0]
+    assert np.isclose(balanced["y"], 1.65)
     b = numbers.query("panel == 'b' and state == 'random'").iloc[0]
     assert np.isclose(b["high"] - b["y"], np.sqrt((0.1**2 + 0.11**2) / 2))
 
@@ -101,6 +104,16 @@ def test_texts_lie_inside_the_page_and_apart(tables):
     figure = fig2.draw(fig2.numbers(tables), fig2.caption(tables, "demo"))
     check_texts(figure)
     style.close(figure)
+
+
+def test_norms_have_a_log_axis_where_one_layer_is_rescaled(tables):
+    style.use_style()
+    large = tables["trained_weights"].assign(norm_mean=lambda t: t["norm_mean"].where(t["layer"] != 1, 40))
+    for given, scale in ((tables, "linear"), (tables | {"trained_weights": large}, "log")):
+        figure = fig2.draw(fig2.numbers(given), "")
+        (ax,) = [ax for ax in figure.axes if ax.get_title(loc="left").startswith("(c)")]
+        assert ax.get_yscale() == scale
+        style.close(figure)
 
 
 def test_colours_differ_in_grey():

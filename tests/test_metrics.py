@@ -14,6 +14,7 @@ from pipeline.measures.maps import (
     by_convention,
     log_norm,
     naive_alignment,
+    registered_alignment,
 )
 
 
@@ -187,3 +188,22 @@ def test_crossed_table_keeps_images_and_seeds_apart():
     )
     table = crossed_table(frame.sample(frac=1, random_state=0), "v")
     assert table.shape == (2, 3, 2) and table[1, 2, 1] == 251 and table[0, 0, 1] == 131
+
+
+def test_registered_alignment_by_moving_the_image():
+    """Literal: x moved by every shift, zeros coming in; the largest of the inner products over both norms."""
+    r, x = torch.randn(2, 3, 7, 5, dtype=torch.float64), torch.randn(2, 3, 7, 5, dtype=torch.float64)
+    for reach in (0, 2, 30):
+        best = torch.full((2,), -torch.inf, dtype=torch.float64)
+        for dy in range(-min(reach, 6), min(reach, 6) + 1):
+            for dx in range(-min(reach, 4), min(reach, 4) + 1):
+                moved = torch.zeros_like(x)
+                for i in range(7):
+                    for j in range(5):
+                        if 0 <= i - dy < 7 and 0 <= j - dx < 5:
+                            moved[:, :, i, j] = x[:, :, i - dy, j - dx]
+                cosine = (r * moved).flatten(1).sum(1) / (r.flatten(1).norm(dim=1) * x.flatten(1).norm(dim=1))
+                best = torch.maximum(best, cosine)
+        torch.testing.assert_close(registered_alignment(r, x, reach), best, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(registered_alignment(r, x, 0), alignment(r, x))
+    assert registered_alignment(torch.zeros_like(r), x, 2).isnan().all(), "a dead map has none"

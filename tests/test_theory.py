@@ -11,17 +11,34 @@ from pipeline import api
 from pipeline.engine.lrp import WPlus
 from pipeline.engine.network import trace
 from pipeline.engine.rules import GRAD, Activation, Gbp, RectGrad
-from pipeline.engine.walk import one_hot
+from pipeline.engine.walk import attribute, one_hot
 from pipeline.errors import UserError
 from pipeline.experiments import EXPERIMENTS, geometry, nfr, rank1, theorem1, theorem2
 from pipeline.figures import fig1, style
 from pipeline.measures.maps import alignment
 from pipeline.networks.shallow import shallow
-from pipeline.weights.laws import BatchNormReset, Part, Ring, Scale, Uniform
+from pipeline.weights.laws import (
+    Anisotropic,
+    BatchNormReset,
+    Gaussian,
+    HeavyTailed,
+    Part,
+    Ring,
+    Scale,
+    Uniform,
+    Uniform01,
+)
 
 F64 = torch.float64
 
 WHOLE: dict = {"base": None, "depth": None, "part": Part.top, "batchnorm": BatchNormReset.identity}
+LAWS = {
+    "gaussian": Gaussian(**WHOLE),
+    "ring": Ring(0.05, **WHOLE),
+    "uniform": Uniform(Scale.he, **WHOLE),
+    "heavy_tailed": HeavyTailed(3, **WHOLE),
+    "anisotropic": Anisotropic(10.0, **WHOLE),
+}
 
 
 def z_plus(first_layer="plain"):
@@ -71,6 +88,33 @@ def test_theorem1_has_the_rate_1_over_k_and_the_constant_of_its_docstring():
         gaps.append(float((torch.stack(found) ** -2 - 1).mean()))
         assert math.isclose(gaps[-1], math.pi**2 * 11 / neurons, rel_tol=0.25)
     assert abs(math.log(gaps[1] / gaps[0]) / math.log(16) + 1) < 0.1
+
+
+@pytest.mark.parametrize("law", [*LAWS])
+def test_theorem1_has_the_predicted_alignment(law):
+    """By the moments of the law, heavy tails and directions of unequal variance included."""
+    x, dim = torch.randn(8, 48, dtype=F64), 48
+    for ratio in (10, 100):
+        predicted = 1 - theorem1.predicted_gap(LAWS[law], x, ratio * dim)
+        found = torch.stack(
+            [theorem1.aligned(theorem1.hidden_layer(LAWS[law], dim, ratio * dim, i), x, [Gbp()])[0] for i in range(12)]
+        )
+        assert float((found.mean(0) - predicted).abs().mean()) < 0.02
+        if law != "anisotropic":
+            tangent = (found**-2 - 1).mean() / (predicted**-2 - 1).mean()
+            assert abs(float(tangent) - 1) < (0.2 if law == "heavy_tailed" else 0.1)
+    if law == "anisotropic":  # it goes nowhere else, however many the neurons
+        limit = 1 - theorem1.predicted_gap(LAWS[law], x, 10**12)
+        sigma = torch.logspace(0, 2, 48, dtype=F64)
+        torch.testing.assert_close(limit, alignment(x * sigma, x), rtol=1e-6, atol=1e-6)
+        assert float(limit.max()) < 0.9
+
+
+def test_the_effective_width_of_a_t_distribution():
+    spread = (3 / torch.randn(400_000, 3, dtype=F64).square().sum(1)).sqrt() / math.sqrt(3)
+    assert abs(HeavyTailed(3, **WHOLE).effective_width - float(spread.mean()) ** 2) < 0.01
+    assert HeavyTailed(400, **WHOLE).effective_width > 0.995
+    assert math.isnan(float(theorem1.predicted_gap(Uniform01(Scale.he, **WHOLE), torch.ones(1, 4, dtype=F64), 40)))
 
 
 def test_theorem1_table(cell):
@@ -144,7 +188,7 @@ def test_an_input_that_activates_nothing_has_no_alignment():
 # ---- Theorem 2 -------------------------------------------------------------------------------------------------------
 
 EXACT = theorem2.Options(
-    nets=4, inputs=50, neurons=30, dim=40, mixing=[0.0], spread=[0.0], laws=list(theorem2.LAWS), seed=7
+    nets=4, inputs=50, neurons=30, dim=40, mixing=[0.0], spread=[0.0], laws=list(theorem2.LAWS), draws=[1], seed=7
 )
 
 
@@ -169,6 +213,20 @@ def test_equality_needs_equal_a_and_a_constant_r():
     one_unit = theorem2.Options(**{**vars(EXACT), "neurons": 8})  # .9 of 8 units: one passes
     found = theorem2.run([RectGrad(0.9)], one_unit)[0].table
     assert found[~found["equal"]]["equality"].mean() > 0.1  # with A that are not equal
+
+
+@pytest.mark.parametrize("rule", [Gbp(), z_plus()])
+def test_the_mean_of_many_draws_reaches_equality_where_all_a_are_equal(rule):
+    """1 - alpha_b / alpha_a falls as 1 / draws there, and there alone."""
+    options = theorem2.Options(**{**vars(EXACT), "laws": ["exponential"], "draws": [1, 16, 256]})
+    table = theorem2.run([rule], options)[0].table
+    table = table[table["units"] == "active"].assign(gap=lambda t: 1 - t["alpha_b"] / t["alpha_a"])
+    gap = table.groupby(["equal", "draws"])["gap"].mean()
+    assert 14 < gap[True, 16] / gap[True, 256] < 18
+    assert gap[False, 256] > 0.8 * gap[False, 16] > 0.02
+    literal = theorem2.run([rule], EXACT)[0].table
+    literal = literal[(literal["law"] == "exponential") & (literal["units"] == "active")]
+    np.testing.assert_array_equal(literal["alpha_b"], table[table["draws"] == 1]["alpha_b"])
 
 
 def test_exactly_equal_a_leave_rectgrad_nothing():
@@ -304,6 +362,28 @@ def test_biases_break_proposition_1():
         for layer, sides in nfr.conditions(record, Gbp(), torch.ones(1, 1, dtype=F64))
     }
     assert found[2] == "less"
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 2.0, math.inf])
+def test_lrp_gamma_has_one_numerator(gamma):
+    """Without biases <A_l, r_l> is the logit's relevance at every layer and for every gamma: (13) is an equality, while
+    the alignment of the map changes."""
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, bias=False), nn.ReLU(),
+        nn.Flatten(), nn.Linear(8 * 25, 5, bias=False),
+    ).double()  # fmt: skip
+    record = trace(model).forward(torch.randn(6, 3, 16, 16, dtype=F64))
+    rule = api.rule("lrp_gamma", gamma=gamma)
+    EXPERIMENTS["nfr"].refuse("nfr", "lrp_gamma", rule)
+    variants = nfr.variants(rule, nfr.Options(without_gamma=True, tolerance=1e-10))
+    assert [name for name, _ in variants] == (["kept", "dropped"] if gamma == math.inf else [""])
+    sides = [found for _, found in nfr.conditions(record, rule, rule.start(one_hot(record), record.logits))]
+    assert max(float(found["margin"].abs().max()) for found in sides) < 1e-12
+    assert all((found["filtered"] > 0).any() == (gamma == math.inf) for found in sides[:-1])
+    r = attribute(record, rule)
+    torch.testing.assert_close((r * record.x).flatten(1).sum(1), torch.ones(6, dtype=F64), rtol=1e-10, atol=1e-10)
+    assert alignment(r, record.x).std() > 1e-3
 
 
 def test_nfr_table(cell):

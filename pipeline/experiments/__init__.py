@@ -39,7 +39,7 @@ def experiment(module: Any, version: int, **more: Any) -> Experiment:
 
 
 EXPERIMENTS = {
-    "attribute": experiment(attribute, version=2, takes=(Rule, Activation, External), picture="attribute"),
+    "attribute": experiment(attribute, version=3, takes=(Rule, Activation, External), picture="attribute"),
     "cascade": experiment(cascade, version=3, takes=(Rule, Activation, External)),
     "directions": experiment(directions, version=1),
     "nulls": experiment(nulls, version=2, least_images=lambda options: 2),
@@ -52,8 +52,8 @@ EXPERIMENTS = {
     "failure": experiment(failure, version=1, picture="fig7"),
     "filter": experiment(filter, version=1, takes=(Rule, Activation, External), picture="filter_maps"),
     "geometry": experiment(geometry, version=1),
-    "theorem1": experiment(theorem1, version=2),
-    "theorem2": experiment(theorem2, version=2),
+    "theorem1": experiment(theorem1, version=3),
+    "theorem2": experiment(theorem2, version=3),
     "nfr": experiment(nfr, version=1, objection=nfr.objection, dtype=Dtype.float64),
     "likeness": experiment(likeness, version=1, takes=(Rule, Activation, External), least_images=likeness.least_images),
     "memory": experiment(memory, version=1, least_images=lambda options: 2),

@@ -19,25 +19,35 @@ from pipeline.experiments.interface import Result
 from pipeline.experiments.rows import Columns, rows_of
 from pipeline.experiments.targets import Target
 from pipeline.images.batches import Images
-from pipeline.measures.maps import Convention, alignment, by_convention, chroma
+from pipeline.measures.maps import (
+    Convention,
+    alignment,
+    by_convention,
+    chroma,
+    log_factors,
+    log_norm,
+    registered_alignment,
+)
 from pipeline.networks.catalogue import Model, class_name
 
 COLUMNS = [
     "image", "target", "label", "decision", "probability", "class_name", "label_name", "layer", "name", "alignment",
-    "alignment_chroma", "alignment_px",
+    "alignment_chroma", "log_numerator", "log_norm", "alignment_px",
 ]  # fmt: skip
-WITH_BOTTOM, WITH_ORIGINAL = "alignment_bottom", "similarity"  # after them, with these options
+# after them, with these options
+WITH_BOTTOM, WITH_REGISTERED, WITH_ORIGINAL = "alignment_bottom", "alignment_registered", "similarity"
 
 
 @dataclass(frozen=True)
 class Options:
     """layers: for rule=activation, the names of the layers whose A_l is sent down with GBP below; null: all but the
-    last; bottom: also with the bottom process; original: also compare with the map of the network without what the
-    weights' law changed; maps: keep the maps; convention: of what `alignment`, alignment_px and
-    alignment_bottom are taken."""
+    last; bottom: also with the bottom process; registered: also the alignment with x moved to where it fits best;
+    original: also compare with the map of the network without what the weights' law changed; maps: keep the maps;
+    convention: of what `alignment`, alignment_px and alignment_bottom are taken."""
 
     layers: list[str] | None
     bottom: bool
+    registered: bool
     original: bool
     maps: bool
     convention: Convention
@@ -49,8 +59,9 @@ def run(
     """One result per rule, a row per image (for rule=activation, per image and layer): COLUMNS.
 
     probability, class_name: of the target; layer, name: where the map starts; alignment, alignment_chroma: of the map
-    without bottom process; alignment_px: of P x = W_1 W_1^T x; alignment_bottom: of the map with it, where the rule
-    knows one; similarity: the cosine with the original network's map.
+    without bottom process; log_numerator, log_norm: log |<R, x>| and log |R|; alignment_px: of P x = W_1 W_1^T x;
+    alignment_bottom: of the map with it, where the rule knows one; alignment_registered: the largest with x moved by up
+    to the network's total stride; similarity: the cosine with the original network's map.
 
     maps.safetensors, in the order of the rows: without_bottom, with_bottom (rows, C, H, W); inputs.safetensors:
     x (images, C, H, W).
@@ -66,6 +77,7 @@ def run(
         pixels = images.preprocessing.pixels(record.x)
         aligned = partial(by_convention, x=record.x, pixels=pixels, convention=options.convention)
         px = aligned(filter_if_any(record))
+        reach = total_stride(record) if options.registered else None
         inputs.append(record.x.cpu())
         for rule, table, tensors in zip(rules, rows, kept, strict=True):
             found = maps_of(network, record, rule, classes, options)
@@ -75,7 +87,7 @@ def run(
                 (
                     about
                     | {"layer": layer, "name": network.unit_name(layer)}
-                    | measure(maps, originals.get(layer), record.x, px, aligned)
+                    | measure(maps, originals.get(layer), record.x, px, reach, aligned)
                     for layer, maps in found.items()
                 ),
             )
@@ -87,6 +99,12 @@ def run(
     x = {"inputs": {"x": torch.cat(inputs)}}
     joined = ({"maps": {key: torch.cat(maps) for key, maps in tensors.items()}} for tensors in kept)
     return [Result(pd.DataFrame(table), maps | x) for table, maps in zip(rows, joined, strict=True)]
+
+
+def total_stride(record: Record) -> int:
+    """Pixels of x for each of the smallest activation map, 1 without maps."""
+    sides = [a.shape[-2] for a in map(record.activation, range(1, record.network.depth)) if a.ndim == 4]
+    return -(-record.x.shape[-2] // min(sides)) if sides else 1
 
 
 def explained(record: Record, classes: Tensor, labels: Tensor, names: Sequence[str] | None) -> Columns:
@@ -106,13 +124,21 @@ def measure(
     originals: dict[str, Tensor] | None,
     x: Tensor,
     px: Tensor,
+    reach: int | None,
     aligned: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
-    """px: the alignment of P x; aligned: by the convention."""
+    """px: the alignment of P x; reach: of the registered one; aligned: by the convention."""
     r = maps["without_bottom"]
-    found = {"alignment": aligned(r), "alignment_chroma": alignment(chroma(r), chroma(x)), "alignment_px": px}
+    found = {
+        "alignment": aligned(r),
+        "alignment_chroma": alignment(chroma(r), chroma(x)),
+        **log_factors(alignment(r, x), log_norm(r), log_norm(x)),
+        "alignment_px": px,
+    }
     if "with_bottom" in maps:
         found[WITH_BOTTOM] = aligned(maps["with_bottom"])
+    if reach is not None:
+        found[WITH_REGISTERED] = registered_alignment(r, x, reach)
     return found | ({WITH_ORIGINAL: alignment(r, originals["without_bottom"])} if originals else {})
 
 

@@ -22,6 +22,7 @@ from pipeline.measures.maps import (
     band_alignment,
     by_convention,
     chroma,
+    log_factors,
     log_norm,
     naive_alignment,
 )
@@ -89,8 +90,7 @@ def measure(r: Tensor, image: Image, options: Options) -> dict[str, Tensor]:
     found = {
         "alignment": cosine if usual else by_convention(r, image.x, image.pixels, options.convention),
         "alignment_chroma": alignment(chroma(r), chroma(image.x)),
-        "log_numerator": cosine.abs().log() + size + image.log_norm,
-        "log_norm": size,
+        **log_factors(cosine, size, image.log_norm),
         "alignment_px": image.px,
     }
     if options.naive:

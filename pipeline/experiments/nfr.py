@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.engine.interface import Rule
-from pipeline.engine.lrp import AlphaBeta, ExcitationBp, FirstLayer, Lrp, WPlus
+from pipeline.engine.lrp import AlphaBeta, ExcitationBp, FirstLayer, Gamma, Lrp, WPlus
 from pipeline.engine.network import LINEAR, RELU, Network, Record
 from pipeline.engine.place import Place
 from pipeline.engine.rules import Method
@@ -43,7 +43,8 @@ def run(
     rhs = <A_{l-1}, W M r>, for r_l scaled to a largest entry of 1 (both sides are linear in it).
     margin = (lhs - rhs) / (|A| (|F r| + |W M r|)). filtered, added: terms that the rule removed, or passed where the
     gradient does not, over the gradient's (at ReLUs: units with r; for z+: products w_ij a_i).
-    relation: greater, equal, less; "" where nothing was filtered, for there (13) asks for nothing and holds.
+    relation: greater, equal, less; "" where nothing was filtered, for there (13) asks for nothing and holds (LRP-gamma
+    below infinity weighs terms and removes none; its margin is there all the same).
     """
 
     def found(_: Batch, record: Record, classes: Tensor) -> Iterator[list[Columns]]:
@@ -64,7 +65,7 @@ def objection(method: Method) -> str:
     """Why (13), which judges a filter on gradients, says nothing of this rule."""
     if not isinstance(method, Lrp):
         return ""
-    if not (isinstance(method, ExcitationBp) or (isinstance(method, AlphaBeta) and method.alpha == 1)):
+    if not (isinstance(method, ExcitationBp | Gamma) or (isinstance(method, AlphaBeta) and method.alpha == 1)):
         return "it removes no terms, so it is no filter that condition (13) could judge"
     if method.first_layer is FirstLayer.zbox:
         return "condition (13) is about gradients, and z^B returns relevance (rule.first_layer is to be another)"
@@ -73,16 +74,22 @@ def objection(method: Method) -> str:
 
 def variants(rule: Rule, options: Options) -> list[tuple[str, Rule]]:
     """(gamma, rule): z+ as it is and, with options.without_gamma, without its normalisation."""
-    if not isinstance(rule, Lrp):
+    if not isinstance(rule, Lrp) or z_plus_of(rule) is None:
         return [("", rule)]
     found: list[tuple[str, Rule]] = [("kept", rule)]
     return [*found, ("dropped", WPlus(first_layer=rule.first_layer))] if options.without_gamma else found
 
 
+def z_plus_of(rule: Rule) -> FirstLayer | None:
+    """The first layer of a rule that removes products w_ij a_i, as z+ does; None of another rule."""
+    weighs = isinstance(rule, Gamma) and rule.gamma < math.inf
+    return rule.first_layer if isinstance(rule, Lrp | WPlus) and not weighs else None
+
+
 @torch.no_grad()
 def conditions(record: Record, rule: Rule, r: Tensor) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """(l, both sides of (13) with the share of terms filtered, each (B,)) for l = L..1, r being r_L."""
-    z_plus = rule.first_layer if isinstance(rule, Lrp | WPlus) else None
+    z_plus = z_plus_of(rule)
     for layer in range(record.network.depth, 0, -1):
         r = unit_scale(r)
         counts: list[Tensor] = []

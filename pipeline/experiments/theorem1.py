@@ -54,8 +54,8 @@ class Options:
 
 def run(images: Images, rules: Sequence[Rule], weights: Any, options: Options) -> list[Result]:
     """One table per rule, a row per image, input, d, K and draw of the hidden weights, by the law `weights`: COLUMNS.
-    target is -1; predicted: 1 - alignment of GBP under Gaussian weights; slope: of log tan^2 of the angle, mean over
-    draws, against log K (-1 is the rate 1/K).
+    target is -1; predicted: 1 - alignment of GBP, see predicted_gap; slope: of log tan^2 of the angle, mean over draws,
+    against log K (-1 is the rate 1/K).
 
     The readout is Gaussian, of its own stream, for every law: all that the theorem asks of r is not to depend on W.
     Raises UserError for weights that no law draws.
@@ -70,7 +70,7 @@ def run(images: Images, rules: Sequence[Rule], weights: Any, options: Options) -
         x = torch.stack([INPUTS[kind](image, name, side) for kind in options.inputs for name, image in kept])  # (B, d)
         dim = x.shape[1]
         for neurons in (dim * ratio for ratio in options.neurons_per_dim):
-            facts = {"dim": dim, "neurons": neurons, "predicted": predicted_gap(dim, neurons)}
+            facts = {"dim": dim, "neurons": neurons, "predicted": predicted_gap(law, x, neurons).numpy()}
             for draw in range(options.seed, options.seed + options.draws):
                 network = hidden_layer(law, dim, neurons, draw)
                 for table, found in zip(tables, aligned(network, x, rules), strict=True):
@@ -97,11 +97,19 @@ def aligned(network: Network, x: Tensor, rules: Sequence[Rule]) -> list[Tensor]:
     return list(found)
 
 
-def predicted_gap(dim: int, neurons: int) -> float:
-    """1 - alignment of GBP under Gaussian weights, for large K: R = sum_i r_i+ M_i w_i has the mean K/(2 pi) along x
-    and the variance K/4 in each of the d - 1 directions across, so the squared tangent of its angle is pi^2 (d - 1)
-    / K."""
-    return 1 - 1 / math.sqrt(1 + math.pi**2 * (dim - 1) / neurons)
+def predicted_gap(law: Law, x: Tensor, neurons: int) -> Tensor:
+    """1 - alignment (B,) of GBP, for large K, r normal and elliptical weights of covariance S (or in many dimensions).
+
+    R = sum_i r_i+ M_i w_i has the mean K / sqrt(2 pi) m, where m = E w 1(w.x > 0) is half the gradient of E|w.x| and
+    lies along S x, and over all directions together the variance K (tr S / 4 - |m|^2 / (2 pi)). For S = c I the squared
+    tangent of the angle is pi^2 (d - 1) / K, over the law's effective width. NaN for a law that is not centred.
+    """
+    variances = law.deviations(x.shape[1]).to(x).square()
+    sx = x * variances
+    # |m|^2, of unit x: |S x|^2 / (x.S x) times (E|w.x|)^2 / (4 x.S x), which is effective width / (2 pi)
+    squared = sx.square().sum(1) / (x * sx).sum(1) * law.effective_width / (2 * math.pi)
+    scatter = (variances.sum() / 4 - squared / (2 * math.pi)) * 2 * math.pi / neurons
+    return 1 - alignment(sx, x) / (1 + scatter / squared).sqrt()
 
 
 def with_slope(table: Any) -> pd.DataFrame:  # (Any: pandas types every selection as a frame, a series or a scalar)

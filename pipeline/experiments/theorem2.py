@@ -3,6 +3,7 @@ equality hold, and how far do the conditions bend?"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -32,14 +33,16 @@ CASES: dict[tuple[str, bool], Callable[[Tensor], Tensor]] = {
 }
 NET, GENERIC, INPUT, BACKWARD = 0, 1, 2, 3  # streams
 COLUMNS = [
-    "mixing", "spread", "net", "input", "units", "equal", "law", "alpha_a", "alpha_b", "defined", "holds", "equality",
+    "mixing", "spread", "net", "input", "units", "equal", "law", "draws", "alpha_a", "alpha_b", "defined", "holds",
+    "equality",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Options:
     """nets x inputs: cases of each setting; neurons, dim: K <= d; mixing: shares of a random matrix in the orthogonal
-    one; spread: SDs of the log norms, each knob alone; laws: of r_b; seed: of everything."""
+    one; spread: SDs of the log norms, each knob alone; laws: of r_b; draws: over exact weights, of how many draws the
+    mean is r_b; seed: of everything."""
 
     nets: int
     inputs: int
@@ -48,6 +51,7 @@ class Options:
     mixing: list[float]
     spread: list[float]
     laws: list[str]
+    draws: list[int]
     seed: int
 
     def __post_init__(self):
@@ -57,6 +61,8 @@ class Options:
             raise ValueError(f"there is no law {unknown[0]}; choose from {', '.join(LAWS)}")
         if not (self.mixing or self.spread) or not self.laws:
             raise ValueError("mixing, spread and laws are empty; give one at least")
+        if 1 not in self.draws or min(self.draws) < 1:
+            raise ValueError("draws must have 1, the theorem's own case, and nothing below")
         if (
             min(self.nets, self.inputs) < 1
             or min([*self.mixing, *self.spread], default=0) < 0
@@ -68,8 +74,9 @@ class Options:
 def run(rules: Sequence[Rule], options: Options) -> list[Result]:
     """One table per rule, a row per case: COLUMNS.
 
-    units: all (x activates every unit) or active (some); equal: all A of active units are; law: of r_b; defined:
-    neither R is 0; holds: (18), missing where that is not defined, as for RectGrad of equal A, of which none passes;
+    units: all (x activates every unit) or active (some); equal: all A of active units are; law: of r_b, the mean of
+    so many `draws`; defined: neither R is 0; holds: (18), missing where that is not defined, as for RectGrad of equal
+    A, of which none passes;
     equality: to 1e-9.
     """
     tables: list[list[pd.DataFrame]] = [[] for _ in rules]
@@ -87,15 +94,21 @@ def run(rules: Sequence[Rule], options: Options) -> list[Result]:
                     "units": units,
                     "equal": equal,
                 }
-                for law in options.laws:
-                    r_b = LAWS[law](z.shape, keyed(options.seed, net, BACKWARD, list(LAWS).index(law)))
+                exact = mixing == spread == 0
+                for law, draws in product(options.laws, options.draws if exact else [1]):
+                    r_b = mean_of_draws(law, draws, z.shape, options.seed, net)
                     for table, rule in zip(tables, rules, strict=True):
                         a, b = (
                             alignment(walk(record, r, lambda _, rule=rule: rule, top=1), x)
                             for r in (record.activation(1), r_b)
                         )
-                        table.append(pd.DataFrame({**facts, "law": law, **compared(a, b)}))
+                        table.append(pd.DataFrame({**facts, "law": law, "draws": draws, **compared(a, b)}))
     return [Result(pd.concat(table, ignore_index=True)) for table in tables]
+
+
+def mean_of_draws(law: str, draws: int, shape: torch.Size, seed: int, net: int) -> Tensor:
+    g = keyed(seed, net, BACKWARD, list(LAWS).index(law))
+    return torch.stack([LAWS[law](shape, g) for _ in range(draws)]).mean(0)
 
 
 def snapped(network: Network, x: Tensor) -> Record:

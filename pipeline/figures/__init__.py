@@ -41,6 +41,7 @@ FIGURES: dict[str, ModuleType] = {
         "fig9",
         "filter",
         "filter_maps",
+        "gamma",
         "kis",
         "table1",
         "theory",

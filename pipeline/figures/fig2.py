@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ BAND_TITLES = (
     r"$\lambda$: side/14 to side/4",
     r"$\lambda$ > side/4",
 )
+GAUGES = {"": "weights", "_balanced": "balanced"}  # endings of panels, of sweeps
 COLUMNS = ["panel", "state", "series", "x", "name", "y", "low", "high"]
 TEXT = r"""
 Profile {profile}: {random[model]}, {random.images}, explained class: {random[explained]}. Random:
@@ -28,7 +30,8 @@ Profile {profile}: {random[model]}, {random.images}, explained class: {random[ex
 95 % intervals over images and weight seeds (leave one out); trained: over images, for this network. {ends} Dotted
 lines: maps made without a network, and P x = $W_1 W_1^T x$, which one linear filter makes. Small panels: the same
 within bands of wavelength $\lambda$. (b) Mean over pairs of neurons, bars: one SD, small dots: mean of absolute
-values. (c) Mean over neurons, bars: one SD.
+values. (c) Mean over neurons, bars: one SD. (b, c) Thin lines without marks: the same network in the balanced gauge,
+where each neuron's incoming and outgoing norms are equal; function and maps are the same.
 """
 ENDS_TEXT = "LRP is solid to N = L - 1; at N = L its marks are first layer plain (triangle), {}."
 
@@ -36,7 +39,7 @@ ENDS_TEXT = "LRP is solid to N = L - 1; at N = L its marks are first layer plain
 def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """panel: a, a_band0..3, b, b_abs, c; state: random, trained, baseline (maps made without a network); series: rule,
     null map, or rule and first layer; y with its interval: 95 % over images and weight seeds in (a), one standard
-    deviation over pairs or neurons in (b) and (c)."""
+    deviation over pairs or neurons in (b) and (c), which end in _balanced in that gauge."""
     values = {"a": "alignment", **{f"a_band{i}": f"alignment_band{i}" for i in range(BANDS)}}
     rows = []
     for panel, value in values.items():
@@ -52,12 +55,12 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         once = tables[state].drop_duplicates(["image", "seed"])
         rows.append(["a", "baseline", f"P x, {state}", np.nan, "", once["alignment_px"].mean(), np.nan, np.nan])
     measures = (("b", "cosine_mean", "cosine_std"), ("b_abs", "cosine_abs_mean", None), ("c", "norm_mean", "norm_std"))
-    for state in style.STATES:
-        for layer, table in tables[f"{state}_weights"].groupby("layer"):
+    for state, (ending, sweep) in product(style.STATES, GAUGES.items()):
+        for layer, table in tables[f"{state}_{sweep}"].groupby("layer"):
             for panel, mean, deviation in measures:
                 y = table[mean].mean()
                 spread = np.sqrt((table[deviation] ** 2).mean()) if deviation else np.nan  # over seeds
-                rows.append([panel, state, state, layer, table["name"].iloc[0], y, y - spread, y + spread])
+                rows.append([panel + ending, state, state, layer, table["name"].iloc[0], y, y - spread, y + spread])
     found = pd.DataFrame(rows, columns=COLUMNS)
     return found[found["y"].notna()].reset_index(drop=True)  # bands that are empty at this size go
 
@@ -147,5 +150,11 @@ def draw_layers(ax: Axes, numbers: pd.DataFrame, panel: str) -> None:
         points, absolute = (style.where(numbers, state=state, panel=name) for name in (panel, f"{panel}_abs"))
         style.curve(ax, points["x"] + shift, points, look, bars="y", linewidth=0.8, capsize=1.5, markeredgewidth=0.7)
         ax.plot(absolute["x"] + shift, absolute["y"], ".", color=look.colour, markersize=2)
-    style.level(ax)
+        other = style.where(numbers, state=state, panel=f"{panel}_balanced")
+        style.curve(ax, other["x"] + shift, other, replace(look, mark=""), linewidth=0.6, alpha=0.7)
+    middle = numbers.loc[numbers["panel"] == panel, "y"]
+    if panel == "c" and middle.max() > 10 * middle.min() > 0:  # one rescaled layer would flatten the rest
+        ax.set_yscale("log")
+    else:
+        style.level(ax)
     style.layer_ticks(ax, numbers[numbers["panel"] == panel], "x")

@@ -15,11 +15,11 @@ from pipeline.figures import maps as pictures
 from pipeline.measures.intervals import crossed_mean
 
 LAWS = {
-    law: replace(style.LAWS[law], colour=style.INK, line=line, label=label, filled=law != "thinned")
-    for law, line, label in (
-        ("gaussian", "-", "drawn anew"), ("removal", "--", "removed"), ("thinned", ":", "thinned at random"),
-    )
-}  # fmt: skip
+    "gaussian": replace(style.LAWS["gaussian"], label="drawn anew"),
+    "removal": replace(style.LAWS["removal"], label="removed but first row and column"),
+    "removal_middle": style.Look("#DDAA33", "X", "removed but middle row and column", "-", False),
+    "thinned": replace(style.LAWS["thinned"], label="thinned at random"),
+}
 KERNELS = {
     "first": "first row + column", "middle": "middle ones", "last": "last ones", "shared_random": "random places",
     "corner": "corner",
@@ -38,21 +38,25 @@ PICTURE = [
     "key",
 ]
 CURVE = ["panel", "weights", "rule", "depth", "y", "low", "high", "missing"]
+MEASURES = {"curve": "alignment", "dead_0": "dead_0", "registered": "alignment_registered"}
 TEXT = r"""
 Profile {profile}. Top: {rule} on {maps[model]} ({maps[weights.base]}), without bottom process{maps.seeds}; below each
 map its alignment with the image and, in brackets, its cosine with the unmodified network's map. Explained throughout:
-the unmodified network's decision. Left: {curves[model]} ({curves[weights.base]}),
+the unmodified network's decision. Below: {curves[model]} ({curves[weights.base]}),
 {curves.images}{curves.weight_seeds}; 95 % intervals over images and seeds. Thinned at random: as many weights per
-layer as removal keeps; removal keeps {maps[weights.inputs]:.2%} of a linear layer's inputs. Networks left dead give
-no map: {dead}, left out. Right: alignment with the top {depth} layers removed, mean over images and {below} seeds, by
-what a kernel keeps, by the biases, and by the weights below; in brackets the share that is not dead. Grey: P x = $W_1
-W_1^T x$ of the changed network.
+layer as removal keeps; removal keeps {maps[weights.inputs]:.2%} of a linear layer's inputs. Networks left dead give no
+map: {dead}. Solid: without them; dotted: their alignment counted as 0; grey: P x = $W_1 W_1^T x$ of the changed
+network. Registered: with x moved to where it fits best, by up to the total stride, which finds a map that is only
+displaced. Readings: alignment with the top {depth} layers removed, mean over images and {below} seeds, by what a kernel
+keeps, by the biases, and by the weights below; in brackets the share that is not dead.
 """
 
 
 def refuse(sweeps: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
     """It shows one map per image and layers that laws change, by depth."""
-    changed = [cell for sweep in ("maps_drawn", "maps", "curves_drawn", "curves") for cell in sweeps[sweep]]
+    changed = [
+        cell for sweep in ("maps_drawn", "maps", "curves_drawn", "curves", "curves_middle") for cell in sweeps[sweep]
+    ]
     if not all(cell["weights"] in LAWS and cell["weights.depth"] is not None for cell in changed):
         return "Fig. 5 changes a trained network's layers and says itself by which weights; leave weights=... out"
     return captions.several_maps([cell for cells in sweeps.values() for cell in cells])
@@ -61,7 +65,8 @@ def refuse(sweeps: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
 def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """panel: picture (sweep, index, key; depth, alignment, similarity to the unmodified network's map), curve (weights,
     rule, depth; y with its interval over images and weight seeds; missing: share of maps that are 0, of networks that
-    removal left dead), px (weights, depth; y: alignment of P x), reading (rule, kernel, biases and what is below the
+    removal left dead), dead_0 (the same, the alignment of a dead network's map counted as 0), registered (the
+    registered alignment), px (weights, depth; y: alignment of P x), reading (rule, kernel, biases and what is below the
     removed layers; y)."""
     first, *others = (
         tables[sweep].reset_index(names="index").assign(sweep=sweep) for sweep in ("original", "maps_drawn", "maps")
@@ -72,9 +77,13 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         part.assign(panel="picture", key="without_bottom").reindex(columns=PICTURE) for part in (original, changed)
     ]
     rows = []
-    curved = pd.concat([tables["curves_drawn"], tables["curves"]])
+    middle = tables["curves_middle"].assign(weights="removal_middle")
+    curved = pd.concat([tables["curves_drawn"], tables["curves"], middle])
+    curved["dead_0"] = curved["alignment"].fillna(0)
     for labels, part in curved.groupby(["weights", "rule", "weights.depth"]):
-        rows.append([*crossed_mean(["curve", *labels], part, "alignment"), part["alignment"].isna().mean()])
+        dead = part["alignment"].isna().mean()
+        for panel, value in MEASURES.items():
+            rows.append([*crossed_mean([panel, *labels], part, value), dead])
     for (law, depth), part in curved.groupby(["weights", "weights.depth"]):
         once = part.drop_duplicates(["image", "seed"])
         rows.append(["px", law, "", depth, once["alignment_px"].mean(), np.nan, np.nan, np.nan])
@@ -87,9 +96,14 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
-    curves, maps, readings = tables["curves"], tables["maps"], tables["trained_below"]
+    maps, readings = tables["maps"], tables["trained_below"]
+    curves = pd.concat([tables["curves"], tables["curves_middle"].assign(weights="removal_middle")])
     dead = curves.groupby("weights")["alignment"].apply(lambda values: values.isna().mean())
-    words = {"removal": "of the removed", "thinned": "of the thinned ones"}
+    words = {
+        "removal": "of those with the first row and column",
+        "removal_middle": "with the middle ones",
+        "thinned": "of the thinned",
+    }
     return captions.words(
         TEXT,
         tables,
@@ -102,7 +116,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
 
 
 def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
-    figure = style.page(6.6)
+    figure = style.page(8.6)
     pictured = numbers[numbers["panel"] == "picture"]
     original, changed = (pictured[(pictured["sweep"] == "original") == first] for first in (True, False))
     x = pictures.image_like(pictures.rows(maps["original"], "inputs", "x")[0])
@@ -116,11 +130,25 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
             found = style.where(changed, weights=law, depth=depth).iloc[0]
             line = [*line, pictures.tile_of(found, maps, "" if lines else f"top {depth}", score(found))]
         lines.append(line)
-    labels = [look.label for look in laws.values()]
-    pictures.draw_tiles(figure, lines, (0.03, 0.475, 0.995, 0.965), labels)
-    place = {"left": 0.065, "right": 0.99, "top": 0.405, "bottom": 0.17}
-    grid = figure.add_gridspec(1, 2, **place, width_ratios=(1.45, 1), wspace=0.72)
-    curves(figure.add_subplot(grid[0]), *(numbers[numbers["panel"] == panel] for panel in ("curve", "px")))
+    labels = [look.label.removesuffix(" but first row and column") for look in laws.values()]
+    pictures.draw_tiles(figure, lines, (0.03, 0.615, 0.995, 0.97), labels)
+    rules = style.looks(numbers.loc[numbers["panel"] == "curve", "rule"])
+    grid = figure.add_gridspec(1, len(rules), left=0.065, right=0.99, top=0.56, bottom=0.42, wspace=0.1)
+    axes = grid.subplots(sharey=True, squeeze=False)[0]
+    for ax, (rule, look) in zip(axes, rules.items(), strict=True):
+        curves(ax, numbers[(numbers["rule"] == rule) | (numbers["panel"] == "px")], ("curve", "dead_0"))
+        words = {"ylabel": r"alignment $\alpha$" if ax is axes[0] else ""}
+        words["xlabel"] = "changed layers, from the top" if ax is axes[len(axes) // 2] else ""
+        style.panel_title(ax, "", look.label, **words)
+    style.legend(
+        figure, style.looks(numbers.loc[numbers["panel"] == "curve", "weights"], LAWS).values(), (0.5, 0.385), ncols=4
+    )
+    grid = figure.add_gridspec(1, 2, left=0.065, right=0.99, top=0.32, bottom=0.165, width_ratios=(1, 1), wspace=0.72)
+    rule, look = next(iter(rules.items()))
+    ax = figure.add_subplot(grid[0])
+    curves(ax, numbers[numbers["rule"] == rule], ("registered",))
+    words = {"xlabel": "changed layers, from the top", "ylabel": r"largest $\alpha$ over displacements"}
+    style.panel_title(ax, "", f"registered alignment, {look.label}", **words)
     readings(figure.add_subplot(grid[1]), numbers[numbers["panel"] == "reading"])
     style.caption(figure, text, y=0.01)
     return figure
@@ -130,22 +158,17 @@ def score(row: pd.Series) -> str:
     return "dead, no map" if np.isnan(row["alignment"]) else f"{row['alignment']:.2f} ({row['similarity']:.2f})"
 
 
-def curves(ax: Axes, part: pd.DataFrame, px: pd.DataFrame) -> None:
-    laws, rules = style.looks(part["weights"], LAWS), style.by_colour(style.looks(part["rule"]))
-    for law, law_look in laws.items():
-        for rule, rule_look in rules.items():
-            points = style.where(part, weights=law, rule=rule).sort_values("depth")
-            look = replace(law_look, colour=rule_look.colour)
-            style.curve(ax, points["depth"], points, look, band=0.1, markersize=2.5, linewidth=1, markeredgewidth=1)
-    for law, look in laws.items():
-        points = px[px["weights"] == law].sort_values("depth")
-        ax.plot(points["depth"], points["y"], color="#888888", linestyle=look.line, linewidth=0.8, zorder=0)
-    handles = [style.handle(replace(look, mark="", line="-")) for look in rules.values()]
-    handles += [style.handle(style.Look("#888888", "", "P x"))]
-    handles += [style.handle(look, markeredgewidth=1) for look in laws.values()]
-    ax.legend(handles=handles, fontsize=6, ncols=2, loc="best", handlelength=2.6, columnspacing=1)
-    ax.set_ylim(min(-0.02, part["low"].min()), None)
-    style.panel_title(ax, "", "alignment by depth", xlabel="changed layers, from the top", ylabel=r"alignment $\alpha$")
+def curves(ax: Axes, part: pd.DataFrame, panels: Sequence[str]) -> None:
+    """One rule's curves; the second panel's are dotted, where they differ."""
+    for law, look in style.looks(part.loc[part["panel"] == panels[0], "weights"], LAWS).items():
+        for panel, line in zip(panels, ("-", ":")):
+            points = style.where(part, weights=law, panel=panel).sort_values("depth")
+            if panel == panels[0] or (points["missing"] > 0).any():
+                width = {"linewidth": 1, "markeredgewidth": 0.8, "markersize": 2.5}
+                style.curve(ax, points["depth"], points, replace(look, line=line), band=0.1, **width)
+        px = style.where(part, weights=law, panel="px").sort_values("depth")
+        ax.plot(px["depth"], px["y"], color="#888888", linewidth=0.6, zorder=0)
+    style.level(ax)
 
 
 def readings(ax: Axes, part: pd.DataFrame) -> None:

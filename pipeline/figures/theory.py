@@ -25,13 +25,15 @@ BACKWARD = {"normal": "-", "exponential": "--", "constant": ":"}
 COLUMNS = ["panel", "state", "series", "line", "x", "name", "y", "low", "high"]
 TEXT = """
 Profile {profile}. (a) 1 - alignment in one hidden layer of K Gaussian neurons, d = {least} (filled line) and {most}
-(dashed), {theorem1.count} patches of {theorem1[data]}, {draws} draws; thin dots: predicted for GBP, tan^2 = pi^2 (d -
-1) / K; LRP with W_1 equals GBP; GBP lies under RectGrad where it is not seen. (b) {rule}, d = {most}, by law of the
-weights; fitted exponent of K in tan^2, patches: {slopes}. (c, d) Share of {cases} cases a point in which (18) holds;
-solid: r_b normal, dashed: exponential. (e) All A equal, weights exact: (18) says equality. (a, b, e) bars: 5 to 95 %.
-(f) Share of images for which (13) holds strictly, where the rule filters; (g) cosine of r_l from two classes:
-decision and runner-up (solid), decision and a random one (dashed): {nfr_random[model]}, {nfr_random.count} images;
-random: {nfr_random.weights}{nfr_random.seeds}; trained: {nfr_trained.weights}, with its biases.
+(dashed), {theorem1.count} patches of {theorem1[data]}, {draws} draws; thin dots: predicted for GBP, from E|w.x| and
+the covariance of the law (isotropic: tan^2 = pi^2 (d - 1) / K over its effective width); LRP with W_1 equals GBP; GBP
+lies under RectGrad where it is not seen. (b) {rule}, d = {most}, by law of the weights; fitted exponent of K in
+tan^2, patches: {slopes}. (c, d) Share of {cases} cases a point in which (18) holds; solid: r_b normal, dashed:
+exponential. (e) Weights exact, r_b the mean of exponential draws: solid, all A equal, where (18) says equality
+(RectGrad passes none of them); dashed: not equal. (a, b, e) bars: 5 to 95 %. (f) Share of images for which (13) holds
+strictly, where the rule filters; (g) cosine of r_l from two classes: decision and runner-up (solid), decision and a
+random one (dashed): {nfr_random[model]}, {nfr_random.count} images; random: {nfr_random.weights}{nfr_random.seeds};
+trained: {nfr_trained.weights}, with its biases.
 """
 
 
@@ -43,20 +45,24 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     one = one.assign(gap=1 - one["alignment"], ratio=one["neurons"] / one["dim"])
     chosen = style.where(one, weights="gaussian", input="patch")
     rows = spread(chosen, "a", ["series", "dim", "ratio"], "gap")
-    for (d, k), y in chosen.groupby(["dim", "ratio"])["predicted"].first().items():
+    for (d, k), y in chosen.groupby(["dim", "ratio"])["predicted"].mean().items():
         rows.append(["a", "", "predicted", str(d), k, "", y, np.nan, np.nan])
     wide = style.where(one, series=by_law(one), dim=one["dim"].max())
     for kind in INPUTS:
         chosen = wide[wide["input"] == kind]
         rows += spread(chosen.assign(series=chosen["weights"]), f"b_{kind}", ["series", "dim", "ratio"], "gap")
+        predicted = chosen.dropna(subset="predicted").groupby(["weights", "ratio"])["predicted"].mean()
+        rows += [[f"b_{kind}", "", law, "predicted", k, "", y, np.nan, np.nan] for (law, k), y in predicted.items()]
     two = with_series(pd.concat([tables["theorem2"], tables["theorem2_lrp"]]))
-    two = two[two["units"] == "active"].assign(difference=two["alpha_a"] - two["alpha_b"])
+    two = two[two["units"] == "active"].assign(ratio=1 - two["alpha_b"] / two["alpha_a"])
+    averaged, two = two[(two[["mixing", "spread"]] == 0).all(axis=1)], two[two["draws"] == 1]
     for panel, knob, other in (("c", "mixing", "spread"), ("d", "spread", "mixing")):
         alone = two[(two[other] == 0) & ~two["equal"] & (two["law"] != "constant")]
         for at, share in alone.groupby(["series", "law", knob])["holds"].mean().items():
             rows.append([panel, "", *at, "", share, np.nan, np.nan])
-    laws = {law: float(i) for i, law in enumerate(BACKWARD)}
-    rows += spread(two[two["equal"]].assign(place=two["law"].map(laws)), "e", ["series", "law", "place"], "difference")
+    means = averaged[averaged["law"] == "exponential"]
+    kind = means["equal"].map({True: "equal", False: "not"})
+    rows += spread(means[means["ratio"] > 0].assign(kind=kind), "e", ["series", "kind", "draws"], "ratio")
     for state in style.STATES:
         table = with_series(tables[f"nfr_{state}"])
         names = table.drop_duplicates("layer").set_index("layer")["name"]
@@ -98,7 +104,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     wide = style.where(one, rule=rule, input="patch", dim=dims[-1])
     slopes = wide.groupby("weights")["slope"].mean()
     laws = style.looks(slopes.index, LAWS)
-    exact = style.where(two, mixing=0, spread=0, equal=False, units="active", law=two["law"].iloc[0])
+    exact = style.where(two, mixing=0, spread=0, equal=False, units="active", law=two["law"].iloc[0], draws=1)
     return captions.words(
         TEXT,
         tables,
@@ -143,8 +149,11 @@ def draw_theorem1(figure: Figure, grid, numbers: pd.DataFrame) -> None:
     for i, (kind, title) in enumerate(INPUTS.items()):
         ax = figure.add_subplot(small[i], sharey=first)
         first = first or ax
-        for law, points in numbers[numbers["panel"] == f"b_{kind}"].groupby("series"):
-            style.curve(ax, points["x"], points, laws[law], linewidth=0.9, markeredgewidth=1)
+        for (law, line), points in numbers[numbers["panel"] == f"b_{kind}"].groupby(["series", "line"]):
+            if line == "predicted":
+                ax.plot(points["x"], points["y"], ":", color=laws[law].colour, linewidth=0.7, zorder=0)
+            else:
+                style.curve(ax, points["x"], points, laws[law], linewidth=0.9, markeredgewidth=1)
         ax.set(xscale="log", yscale="log", xlabel="K / d", ylim=(2e-3, 2))
         ax.tick_params(labelleft=i == 0)
         style.panel_title(ax, "b" if i == 0 else "", title)
@@ -167,14 +176,10 @@ def draw_theorem2(figure: Figure, grid, numbers: pd.DataFrame) -> None:
         style.panel_title(ax, panel, ("Theorem 2, not orthogonal", "of unequal norms")[i], ylim=(-0.03, 1.03), **words)
     ax = figure.add_subplot(grid[2])
     part = numbers[numbers["panel"] == "e"]
-    series = style.ordered(part["series"], SERIES)
-    for k, name in enumerate(series):
-        points = part[part["series"] == name]
-        curve(ax, points.assign(x=points["x"] + 0.16 * (k - (len(series) - 1) / 2)), "", bars="y")
-    style.level(ax)
-    ax.set_xticks(range(len(BACKWARD)), [f"$r_b$ {law}" for law in BACKWARD], fontsize=6)
-    ax.set(ylabel=r"$\alpha_a - \alpha_b$", xlim=(-0.5, len(BACKWARD) - 0.5))
-    style.panel_title(ax, "e", "all A equal")
+    for (_, kind), points in part.groupby(["series", "line"]):
+        curve(ax, points, "-" if kind == "equal" else "--", bars="y")
+    ax.set(xscale="log", yscale="log", xlabel=r"draws averaged in $r_b$", ylabel=r"$1 - \alpha_b / \alpha_a$")
+    style.panel_title(ax, "e", "equality if all A are equal?")
     below(figure, handles(part["series"]), 0.5, 0.53)
 
 

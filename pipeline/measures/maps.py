@@ -1,5 +1,4 @@
-"""Input alignment (1), in total and by spatial-frequency band; key information sufficiency (20); measures of
-weights; intervals."""
+"""Input alignment (1): in total, by its factors, by spatial-frequency band, and wherever a map was moved to."""
 
 from enum import Enum
 
@@ -48,6 +47,24 @@ def log_norm(r: Tensor) -> Tensor:
     """log |R|, (B,) float64, at any scale; -inf of a map that is 0."""
     largest = r.flatten(1).abs().amax(1).double()
     return largest.log() + _normalised(r).norm(dim=1).log()
+
+
+def log_factors(cosine: Tensor, size: Tensor, size_of_x: Tensor) -> dict[str, Tensor]:
+    """The factors of an alignment <R, x> / (|R| |x|): log |<R, x>| and log |R|, from the alignment, log |R| and log
+    |x|, each (B,)."""
+    return {"log_numerator": cosine.abs().log() + size + size_of_x, "log_norm": size}
+
+
+def registered_alignment(r: Tensor, x: Tensor, reach: int) -> Tensor:
+    """The largest alignment of r with x moved by up to `reach` pixels, up or down and sideways, zeros coming in: a map
+    that is displaced keeps it, one that is lost does not. (B, C, H, W) each -> (B,) float64."""
+    a, b = (_normalised(t).view(t.shape) for t in (r, x))
+    h, w = a.shape[-2:]
+    size = (2 * h, 2 * w)  # no shift wraps around
+    products = torch.fft.irfft2((torch.fft.rfft2(a, size) * torch.fft.rfft2(b, size).conj()).sum(1), size)
+    down, right = (torch.arange(-min(reach, n - 1), min(reach, n - 1) + 1, device=r.device) for n in (h, w))
+    best = products[:, down % size[0]][:, :, right % size[1]].flatten(1).amax(1)
+    return best / (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1))
 
 
 def naive_alignment(r: Tensor, x: Tensor) -> Tensor:

@@ -56,6 +56,16 @@ class Law:
         """shape: that of the layer's weights."""
         return torch.zeros(shape[0])
 
+    def deviations(self, inputs: int) -> Tensor:
+        """(inputs,): relative standard deviations of a neuron's weights by input, of mean square 1."""
+        return torch.ones(inputs)
+
+    @property
+    def effective_width(self) -> float:
+        """(E|w|)^2 / E|w|^2 over the Gaussian's, in many dimensions: the share of K neurons that counts in Theorem 1.
+        NaN of a law that is not centred."""
+        return 1.0
+
     @property
     def seeded(self) -> bool:
         return self.base is None or self.depth != 0
@@ -140,6 +150,10 @@ class Uniform01(Law):
         factor = {Scale.he: math.sqrt(3) * he(shape), Scale.mean: 2 / fan_in(shape), Scale.none: 1.0}[self.scale]
         return unit_interval(shape, seed, layer) * factor
 
+    @property
+    def effective_width(self) -> float:
+        return math.nan
+
 
 @dataclass(frozen=True)
 class KaimingUniform(Law):
@@ -177,9 +191,12 @@ class Anisotropic(Law):
             raise ValueError(f"ratio is one deviation over another and positive, not {self.ratio}")
 
     def draw(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
-        deviation = torch.logspace(0, math.log10(self.ratio), shape[1]).view(1, -1, *[1] * (len(shape) - 2))
-        deviation = deviation / deviation.pow(2).mean().sqrt()
+        deviation = self.deviations(shape[1]).view(1, -1, *[1] * (len(shape) - 2))
         return standard_normal(shape, seed, layer) * deviation * he(shape)
+
+    def deviations(self, inputs: int) -> Tensor:
+        deviation = torch.logspace(0, math.log10(self.ratio), inputs)
+        return deviation / deviation.pow(2).mean().sqrt()
 
 
 @dataclass(frozen=True)
@@ -196,6 +213,26 @@ class HeavyTailed(Law):
         chi2 = torch.randn(shape[0], self.degrees, generator=stream(seed, layer, EXTRA)).pow(2).sum(1)
         spread = torch.sqrt(self.degrees / chi2) * math.sqrt((self.degrees - 2) / self.degrees)
         return standard_normal(shape, seed, layer) * he(shape) * spread.view(-1, *[1] * (len(shape) - 1))
+
+    @property
+    def effective_width(self) -> float:
+        """(E s)^2 of the factor s of a Gaussian, E s^2 = 1: .64 at three degrees of freedom."""
+        half = self.degrees / 2
+        return (half - 1) * math.exp(2 * (math.lgamma(half - 0.5) - math.lgamma(half)))
+
+
+@dataclass(frozen=True)
+class Unbiased(Law):
+    """The weights that are there, biases zero: what does a trained network owe to its biases?"""
+
+    DRAWS: ClassVar = False
+
+    def weight(self, old: Tensor, seed: int, layer: int) -> Tensor:
+        return old
+
+    @property
+    def seeded(self) -> bool:
+        return self.base is None
 
 
 # ---- removal (Section IV-B, Fig. 5): weights set to zero, not drawn anew ------------------------------------------

@@ -26,6 +26,7 @@ from pipeline.weights.laws import (
     Removal,
     Ring,
     TruncatedNormal,
+    Unbiased,
     Uniform,
     Uniform01,
 )
@@ -213,4 +214,5 @@ WEIGHTS: dict[str, type] = {
     "heavy_tailed": HeavyTailed,
     "removal": Removal,
     "thinned": Removal,
+    "unbiased": Unbiased,
 }
