@@ -9,6 +9,7 @@ from torch import nn
 
 from pipeline.api import rule
 from pipeline.engine.interface import Rule
+from pipeline.engine.lrp import AlphaBeta
 from pipeline.engine.network import Network, trace
 from pipeline.engine.walk import attribute, one_hot, walk
 from pipeline.errors import UserError
@@ -22,7 +23,7 @@ from tests.models import NETS, images, seeded
 
 NAMES = ("a.png", "b.png")
 RULES = ("grad", "gbp", "rectgrad", "lrp")
-PARTS = ["all", "max", "min", "random", "constant_max", "constant_min"]
+PARTS = ["all", "max", "min", "random", "constant_max", "constant_min", "noise", "other"]
 DECISION = Target("decision", lambda: pytest.fail("not asked for"))
 
 
@@ -39,7 +40,16 @@ def table(
 ) -> list[pd.DataFrame]:
     x = images() if x is None else x
     batch = Batch(x, NAMES[: len(x)], torch.zeros(len(x), dtype=torch.long))
-    return [result.table for result in run(net, [batch], rules, DECISION, Options(share, seed_with))]
+    return [result.table for result in run(net, Two([batch]), rules, DECISION, Options(share, seed_with))]  # type: ignore[arg-type]
+
+
+class Two(list):
+    """Batches of two images, each the other's other."""
+
+    alone = False
+
+    def other(self, name: str) -> torch.Tensor:
+        return self[0].x[[1 - NAMES.index(name)]]
 
 
 def slow_places(a: list[float], part: str, share: float, image: str, layer: int) -> set[int]:
@@ -57,13 +67,22 @@ def slow_maps(
     """Each part of one layer of one image: an explicit r_l, walked down alone."""
     record, found = net.forward(x[None]), {}
     a = record.activation(layer)
+    other = net.forward(images()[[1 - NAMES.index(image)]]).activation(layer).flatten().tolist()
+    drawn = torch.randn(a.shape[1:], generator=keyed(name_seed(image), layer)).abs().double().flatten().tolist()
     own = walk(record, r.start(one_hot(record), record.logits), lambda _: r, net.depth, layer)
-    for part in PARTS if seed_with is SeedWith.activation else PARTS[:4]:
-        places, start = slow_places(a.flatten().tolist(), part, share, image, layer), [0.0] * a.numel()
+    reads_a = seed_with in (SeedWith.activation, SeedWith.gradient)
+    for part in PARTS if reads_a else PARTS[:4]:
+        whole = "all" if part in ("noise", "other") else part
+        places, start = slow_places(a.flatten().tolist(), whole, share, image, layer), [0.0] * a.numel()
         for i, (ai, ri) in enumerate(zip(a.flatten().tolist(), own.flatten().tolist(), strict=True)):
             if i in places:
-                value = {SeedWith.activation: ai, SeedWith.relevance: ri, SeedWith.product: ai * ri}[seed_with]
-                start[i] = math.copysign(1, ai) if part.startswith("constant") else value
+                value = {SeedWith.relevance: ri, SeedWith.product: ai * ri}.get(seed_with, ai)
+                if part.startswith("constant"):
+                    value = math.copysign(1, ai)
+                elif part in ("noise", "other"):
+                    value = {"noise": drawn, "other": other}[part][i]
+                lrp = seed_with is SeedWith.activation and isinstance(r, AlphaBeta)
+                start[i] = value / ai if lrp else value  # the value is LRP's relevance A r
         masked = not (part == "all" and seed_with is SeedWith.relevance)
         found[part] = walk(
             record, torch.tensor(start, dtype=a.dtype).view(a.shape) if masked else own, lambda _: r, layer
@@ -189,6 +208,10 @@ def test_command_line(cell, tmp_path):
     ]
     pd.testing.assert_frame_equal(*tables, rtol=1e-4, atol=1e-5)
     assert list(tables[0]) == COLUMNS
-    assert len(tables[0]) == 5 * 2 * 6 and list(tables[0]["part"][:6]) == PARTS
+    assert len(tables[0]) == 5 * 2 * 8 and list(tables[0]["part"][:8]) == PARTS
+    one = pd.read_parquet(cell("experiment=extremes", "rule=lrp", "data.limit=1", output=tmp_path / "one").made[-1])
+    assert (
+        one[one["part"] == "other"]["alignment"].isna().all() and one[one["part"] == "noise"]["alignment"].notna().all()
+    )
     ended = cell("experiment=extremes", "experiment.share=0")
     assert ended.code == 1 and "share must lie in (0, 1]" in ended.complaint

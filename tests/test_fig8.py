@@ -36,6 +36,7 @@ def table(inputs, seed: int = 0, gap: float = 0.5, n: int = N, wrong: int = WRON
         correct = np.arange(n) >= wrong
         s = np.where(rng.random(n) < 0.5, 0.6, -0.6) + 0.15 * rng.normal(size=n) - gap * ~correct
         images = {"image": [f"i{i}" for i in range(n)], "input": name, "correct": correct, "margin": margin}
+        images |= {"decision": 1, "decision_star": np.where(s > 0, 1, 2), "probability_star": 1 / (1 + np.exp(-4 * s))}
         part = pd.DataFrame({**images, "s_own": s, "s_fixed": 0.2 * rng.normal(size=n), "missing": ""})
         gone = [5, n - 1 - len(name) % 5]  # an image that all inputs lack, and another for each
         part.loc[gone, ["s_own", "s_fixed", "missing"]] = [np.nan, np.nan, "constant map"]
@@ -245,6 +246,15 @@ def test_kis_numbers():
         and by_share.is_monotonic_increasing
         and by_share[0.9] > by_share[0.1] + 0.1
     )
+    v = numbers.query("panel == 'e' and what == 'V'").set_index("series")
+    assert v.loc["all", "low"] > 0.4 and v.loc["stays", "y"] < 0.1 and v.loc["changes", "y"] < 0.1
+    areas = numbers.query("panel == 'e' and what == 'density'").groupby("series")["y"].sum()
+    assert np.isclose(areas["stays"] + areas["changes"], areas["all"], rtol=0.02)
+    shares = numbers.query("panel == 'f'").groupby("series")["y"].sum()
+    np.testing.assert_allclose(shares, 1)
+    gain = numbers.query("panel == 'g' and measure == 's_own'").set_index("what")
+    assert np.isclose(gain.loc["with", "y"] - gain.loc["without", "y"], gain.loc["gain", "y"])
+    assert gain.loc["gain", "low"] < gain.loc["gain", "y"] < gain.loc["gain", "high"]
     one = drawn_from["label"][drawn_from["label"]["input"] == "insertion"].dropna(subset="s_own")
     shown = numbers.query("panel == 'c' and series == 'class: label' and input == 'insertion' and measure == 's_own'")[
         "y"
@@ -301,7 +311,7 @@ def test_kis_of_any_rules_and_inputs():
     figure = kis.draw(numbers, kis.caption(own, "demo"))
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == [style.RULES["lrp"].label, "mine", "attribution", "edge"]
-    assert "(c), (d): mine" in kis.caption(own, "demo")
+    assert "From (c) on: mine" in kis.caption(own, "demo")
     check_texts(figure)
     style.close(figure)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from pipeline.measures.gain import natural_spline, out_of_fold
 from pipeline.measures.scores import (
     LOW,
     STEP,
@@ -13,6 +14,7 @@ from pipeline.measures.scores import (
     dip,
     percentile_interval,
     resampled_aurocs,
+    resampled_valleys,
     resamples,
     silverman,
     valley,
@@ -194,6 +196,49 @@ def test_one_peak_is_not_two(law):
             law in ("uniform", "plateau", "skewed", "critical")
             and bootstrap(lambda s: valley(s).v, values, draws=60)[0] < 0.1
         )
+
+
+@pytest.mark.parametrize("n", [40, 900])
+def test_resampled_valleys_are_those_of_repeated_values(n):
+    """Also with ties, far values, and draws in which all are equal."""
+    tied = np.repeat([0.25, -0.5], [3, 1])
+    for values in (np.append(mixture(0.6, n, 1), [-30.0, -30.0, 1.0]), mixture(0.6, n, 2).round(1), tied):
+        found, counts = resampled_valleys(values, 60), resamples(len(values), 60, 0)
+        slow = [valley(np.repeat(np.sort(values), row)).v for row in counts]
+        np.testing.assert_allclose(found, slow, atol=1e-9)
+
+
+def test_the_gain_of_a_score_beyond_confidence():
+    """S that is the margin, or noise, adds nothing; S that knows better does, and so does a bend that no line makes."""
+    rng, n = np.random.default_rng(0), 3000
+    margin, stays, hidden = rng.exponential(size=n), rng.random(n) < 0.5, rng.normal(size=n)
+    right = rng.random(n) < 1 / (1 + np.exp(1 - 1.5 * margin - 0.5 * stays - 2 * (np.abs(hidden) < 0.7)))
+
+    def gain(score: np.ndarray, seed: int = 0) -> float:
+        found = out_of_fold(score, right, margin, stays, seed)
+        return roc_auc_score(right, found.with_score) - roc_auc_score(right, found.without)
+
+    assert abs(gain(margin**2)) < 0.003 and abs(gain(rng.normal(size=n))) < 0.005 and abs(gain(margin + stays)) < 0.004
+    assert gain(hidden) > 0.05
+    assert gain(hidden) == gain(hidden) and gain(hidden) != gain(hidden, seed=1)
+    alone = out_of_fold(hidden, right, margin, stays).without
+    assert (
+        np.ptp(alone) > 0.3
+        and abs(roc_auc_score(right, alone) - roc_auc_score(right, 1.5 * margin + 0.5 * stays)) < 0.01
+    )
+
+
+def test_splines_are_natural():
+    """Straight beyond the outer knots, curved within, continuous in two derivatives."""
+    like = np.random.default_rng(1).normal(size=500)
+    x = np.linspace(-6, 6, 4801)
+    basis = natural_spline(x, like)
+    assert basis.shape == (4801, 4) and np.linalg.matrix_rank(basis) == 4
+    second = np.diff(basis, 2, axis=0) / 0.0025**2
+    low, high = np.quantile(like, [0.05, 0.95])
+    outside = (x[1:-1] < low - 0.01) | (x[1:-1] > high + 0.01)
+    assert np.abs(second[outside]).max() < 1e-4 < np.abs(second[~outside, 1:]).max(0).min()
+    assert np.abs(np.diff(second, axis=0)).max() < 0.05 * np.abs(second).max(), "no jump"
 
 
 def test_valley_of_nothing():

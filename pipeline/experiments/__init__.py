@@ -48,7 +48,7 @@ EXPERIMENTS = {
     "backdoor": experiment(backdoor, version=2, takes=(Rule, External), least_images=backdoor.least_images),
     "highlight": experiment(highlight, version=1, takes=(Rule, Activation, External)),
     "train": experiment(train, version=2),
-    "extremes": experiment(extremes, version=1),
+    "extremes": experiment(extremes, version=2),
     "failure": experiment(failure, version=1, picture="fig7"),
     "filter": experiment(filter, version=1, takes=(Rule, Activation, External), picture="filter_maps"),
     "geometry": experiment(geometry, version=1),

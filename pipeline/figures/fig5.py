@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.figures import captions, style
 from pipeline.figures import maps as pictures
@@ -143,12 +144,12 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
     style.legend(
         figure, style.looks(numbers.loc[numbers["panel"] == "curve", "weights"], LAWS).values(), (0.5, 0.385), ncols=4
     )
-    grid = figure.add_gridspec(1, 2, left=0.065, right=0.99, top=0.32, bottom=0.165, width_ratios=(1, 1), wspace=0.72)
+    grid = figure.add_gridspec(1, 2, left=0.065, right=0.99, top=0.32, bottom=0.15, width_ratios=(0.8, 1), wspace=1.0)
     rule, look = next(iter(rules.items()))
     ax = figure.add_subplot(grid[0])
     curves(ax, numbers[numbers["rule"] == rule], ("registered",))
-    words = {"xlabel": "changed layers, from the top", "ylabel": r"largest $\alpha$ over displacements"}
-    style.panel_title(ax, "", f"registered alignment, {look.label}", **words)
+    words = {"xlabel": "changed layers, from the top", "ylabel": r"registered $\alpha$"}
+    style.panel_title(ax, "", f"moved to its best place, {look.label}", **words)
     readings(figure.add_subplot(grid[1]), numbers[numbers["panel"] == "reading"])
     style.caption(figure, text, y=0.01)
     return figure
@@ -169,6 +170,7 @@ def curves(ax: Axes, part: pd.DataFrame, panels: Sequence[str]) -> None:
         px = style.where(part, weights=law, panel="px").sort_values("depth")
         ax.plot(px["depth"], px["y"], color="#888888", linewidth=0.6, zorder=0)
     style.level(ax)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def readings(ax: Axes, part: pd.DataFrame) -> None:

@@ -21,7 +21,8 @@ TEXT = """
 Profile {profile}: {activation.state}{alone}; {activation.images}, explained class: {activation[explained]}.
 Propagation starts at a layer's ReLU from the units named, and the rule runs to the input, without bottom process.
 max, min: the largest and smallest {share:g} % of the non-zero activations of one image; controls: as many random
-ones, and a constant r on those of max and min. (a) r is the activation itself; dotted line: the attribution from the
+ones, a constant on those of max and min, noise and another image's activation on all. (a) r is the activation itself
+(for LRP the relevance is, so that r is 1 there); dotted line: the attribution from the
 output. (b) r is what the rule sends to that layer, masked; all units give the attribution from the output. (c)
 Difference of alignment, image by image. (d, e) Cosine with the map from all units. Bands: 95 % intervals over images.
 Missing (no map): {missing} of {values} values.
@@ -86,8 +87,8 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
             ax.tick_params(labelleft=first)
             layers_below(ax, names, labels=row == 1)
     handles = [style.handle(look, **marks(look)) for look in (*style.PARTS.values(), ORIGINAL)]
-    more = {"columnspacing": 0.8, "handlelength": 1.7, "handletextpad": 0.5, "fontsize": 6.8}
-    style.legend(figure, handles, (0.525, 0.42), ncols=7, **more)
+    more = {"columnspacing": 0.7, "handlelength": 1.6, "handletextpad": 0.4, "fontsize": 6.0}
+    style.legend(figure, handles, (0.525, 0.42), ncols=9, **more)
     similar = numbers[numbers["panel"] == "similarity"]
     for column, (panel, which, title, label) in enumerate(
         (

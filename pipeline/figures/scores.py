@@ -13,12 +13,12 @@ from pipeline.measures.intervals import t_interval
 from pipeline.measures.scores import (
     LOW,
     bins_of,
-    bootstrap,
     density,
     dip,
     highest,
     percentile_interval,
     resampled_aurocs,
+    resampled_valleys,
     silverman,
     valley,
     weighted_aurocs,
@@ -66,7 +66,7 @@ def peaks(labels: Sequence[str], values: np.ndarray) -> list[list]:
     if len(values) < LEAST:
         return []
     found, n = valley(values), len(values)
-    interval = bootstrap(lambda drawn: valley(drawn).v, values, draws=DRAWS // 5)
+    interval = percentile_interval(resampled_valleys(values))
     places = {"left peak": found.left, "right peak": found.right, "valley": found.valley}
     if found.v == 0:
         places = {"peak": highest(values)}

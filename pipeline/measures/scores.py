@@ -5,10 +5,12 @@ Scores are NaN where missing; they are left out here, and counted by whoever sho
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import cast
 
 import numpy as np
+from scipy.fft import irfft, next_fast_len, rfft
+from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
 NAN = float("nan")
@@ -94,6 +96,7 @@ def bootstrap(
 # ---- peaks -----------------------------------------------------------------------------------------------------------
 
 LOW, HIGH, STEP = -3.0, 1.0, 1 / 256  # S <= 1; below -3 it is a tail
+GRID = LOW + STEP * np.arange(-1, round((HIGH - LOW) / STEP) + 2)
 LEAST_MASS = 0.05
 
 
@@ -111,22 +114,44 @@ class Valley:
 def silverman(values: np.ndarray) -> float:
     """Silverman's width of a Gaussian kernel, .9 min(SD, IQR / 1.34) n^(-1/5)."""
     deviation, (low, high) = values.std(ddof=1), np.percentile(values, [25, 75])
-    spread = min(deviation, (high - low) / 1.34) or deviation
-    return float(0.9 * spread * len(values) ** -0.2)
+    return float(silverman_width(deviation, high - low, len(values)))
+
+
+def silverman_width(deviation: np.ndarray, quartiles: np.ndarray, n: int) -> np.ndarray:
+    """From standard deviations and interquartile ranges of n values."""
+    spread = np.minimum(deviation, quartiles / 1.34)
+    return 0.9 * np.where(spread > 0, spread, deviation) * n**-0.2
 
 
 def density(values: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
     """(grid, density) of a Gaussian kernel estimate on a grid that reaches one STEP beyond [LOW, HIGH]; values beyond
     count too."""
-    reach = int(np.ceil(4 * width / STEP)) + 1
-    cells = round((HIGH - LOW) / STEP) + 1 + 2 * reach
+    reach = reach_of(width)
+    bins = binned(values, reach)
+    return GRID, smoothed(np.asarray(bins.sum(0)).ravel(), width, len(values))
+
+
+def reach_of(width: float) -> int:
+    """Of a kernel, in steps."""
+    return int(np.ceil(4 * width / STEP)) + 1
+
+
+def binned(values: np.ndarray, reach: int) -> csr_array:
+    """(n, cells): each value's share of the two cells around it, on the grid and `reach` steps more on both sides."""
+    cells = len(GRID) - 2 + 2 * reach
     place = (values - LOW) / STEP + reach
-    place = place[(place >= 0) & (place < cells - 1)]
-    share = place % 1  # linear binning
-    weights = np.bincount(place.astype(int), 1 - share, cells) + np.bincount(place.astype(int) + 1, share, cells)
+    low = np.floor(place).astype(int)
+    row, column = np.tile(np.arange(len(values)), 2), np.concatenate([low, low + 1])
+    weight = np.concatenate([1 - (place - low), place - low])
+    there = (column >= 0) & (column < cells)
+    return csr_array((weight[there], (row[there], column[there])), shape=(len(values), cells))
+
+
+def smoothed(bins: np.ndarray, width: float, n: int) -> np.ndarray:
+    """Density on GRID of n values in bins that reach reach_of(width) steps beyond it."""
+    reach = reach_of(width)
     kernel = np.exp(-0.5 * (np.arange(-reach + 1, reach) * STEP / width) ** 2)
-    smooth = np.convolve(weights, kernel, mode="valid") / (len(values) * width * np.sqrt(2 * np.pi))
-    return LOW + STEP * np.arange(-1, len(smooth) - 1), smooth
+    return np.convolve(bins, kernel, mode="valid") / (n * width * np.sqrt(2 * np.pi))
 
 
 def valley(values: np.ndarray) -> Valley:
@@ -141,24 +166,69 @@ def valley(values: np.ndarray) -> Valley:
     width = silverman(values) if len(values) > 1 else 0.0
     if width == 0:
         return Valley(0.0, NAN, NAN, NAN)
-    grid, f = density(values, width)
+    return valley_of(density(values, width)[1], lambda at: ((values < at).mean(), (values > at).mean()))
+
+
+def valley_of(f: np.ndarray, beside: Callable[[float], tuple[float, float]]) -> Valley:
+    """The same of a density on GRID; beside: the shares of values below and above a place."""
     tops = np.flatnonzero((f[1:-1] >= f[:-2]) & (f[1:-1] > f[2:])) + 1
-    sides = [tops[grid[tops] < 0], tops[grid[tops] > 0]]
+    sides = [tops[GRID[tops] < 0], tops[GRID[tops] > 0]]
     if not all(len(side) for side in sides):
-        left, right = (float(grid[side[f[side].argmax()]]) if len(side) else NAN for side in sides)
+        left, right = (float(GRID[side[f[side].argmax()]]) if len(side) else NAN for side in sides)
         return Valley(0.0, left, right, NAN)
     left, right = (int(side[f[side].argmax()]) for side in sides)
     bottom = left + int(f[left : right + 1].argmin())
-    enough = (
-        min((values < 0).mean(), (values > 0).mean(), (values < grid[bottom]).mean(), (values > grid[bottom]).mean())
-        >= LEAST_MASS
-    )
+    enough = min(*beside(0.0), *beside(float(GRID[bottom]))) >= LEAST_MASS
     return Valley(
         float(1 - f[bottom] / min(f[left], f[right])) if enough else 0.0,
-        float(grid[left]),
-        float(grid[right]),
-        float(grid[bottom]),
+        float(GRID[left]),
+        float(GRID[right]),
+        float(GRID[bottom]),
     )
+
+
+def resampled_valleys(values: np.ndarray, draws: int = 2000, seed: int = 0) -> np.ndarray:
+    """V when the values are drawn again, (draws,): that of `valley`, from counts of each value. values: (n,), none is
+    missing."""
+    ordered, n = np.sort(np.asarray(values, dtype=float)), len(values)
+    counts, found = resamples(n, draws, seed), np.empty(draws)
+    reach = reach_of(2 * silverman(ordered) + STEP)  # as far as any draw's kernel will reach, or more cells below
+    cells = binned(ordered, reach).T.tocsr()
+    quartiles = np.array([0.25, 0.75]) * (n - 1)
+    for at in range(0, draws, AT_ONCE):
+        some = counts[at : at + AT_ONCE].astype(float)
+        upto, bins = np.cumsum(some, axis=1), (cells @ some.T).T
+        lower, upper = (ordered[(upto <= np.floor(quartiles)[:, None, None] + k).sum(2)] for k in (0, 1))
+        low, high = lower + (upper - lower) * (quartiles % 1)[:, None]
+        mean = some @ ordered / n
+        spread = np.sqrt(np.clip(some @ ordered**2 / n - mean**2, 0, None) * n / (n - 1))
+        widths = silverman_width(spread, high - low, n)
+        flat = widths < 1e-9  # equal values, but for rounding
+        for d, f in enumerate(smoothed_together(bins, np.where(flat, 1.0, widths), reach, n)):
+            if flat[d] or reach_of(widths[d]) > reach:
+                found[at + d] = valley(np.repeat(ordered, counts[at + d])).v
+            else:
+                found[at + d] = valley_of(f, partial(shares_beside, ordered, upto[d])).v
+    return found
+
+
+def shares_beside(ordered: np.ndarray, upto: np.ndarray, place: float) -> tuple[float, float]:
+    """Below and above a place; upto: how many values up to each of `ordered`."""
+    counts = np.append(0.0, upto)
+    below, to = (counts[np.searchsorted(ordered, place, side)] for side in ("left", "right"))
+    return below / counts[-1], (counts[-1] - to) / counts[-1]
+
+
+def smoothed_together(bins: np.ndarray, widths: np.ndarray, reach: int, n: int) -> np.ndarray:
+    """`smoothed` of each row of bins (D, cells), which reach further than its kernel, at its own width: (D, grid)."""
+    size = next_fast_len(bins.shape[1] + 2 * reach)
+    steps = np.arange(size)
+    steps = np.minimum(steps, size - steps)  # around a circle that no kernel closes
+    reaches = np.array([reach_of(width) for width in widths])[:, None]
+    kernels = np.exp(-0.5 * (steps * STEP / widths[:, None]) ** 2) * (steps < reaches)
+    f = irfft(rfft(bins, size) * rfft(kernels, size), size)[:, reach - 1 : reach - 1 + len(GRID)]
+    f[f < 1e-12 * f.max(1, keepdims=True)] = 0  # rounding, which would have peaks of its own
+    return f / (n * widths[:, None] * np.sqrt(2 * np.pi))
 
 
 def highest(values: np.ndarray) -> float:
@@ -166,8 +236,7 @@ def highest(values: np.ndarray) -> float:
     width = silverman(values) if len(values) > 1 else 0.0
     if width == 0:
         return NAN
-    grid, f = density(values, width)
-    return float(grid[f.argmax()])
+    return float(GRID[density(values, width)[1].argmax()])
 
 
 def dip(values: np.ndarray) -> tuple[float, float]:
