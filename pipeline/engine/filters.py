@@ -56,7 +56,10 @@ def there_and_back(record: Record, x: Tensor, top: int, weights: Mapping[int, Te
     for op in ops:
         values = [up[i] if i in up else record.values[i] for i in op.inputs]  # the record's: sizes
         up[op.output] = forward(record, op, values, weights.get(op.output))
-    down = {top: up[top]}
+        for position in record.network.used_last[op.output]:  # the maps of early layers are large
+            up.pop(position, None)
+        del values
+    down = {top: up.pop(top)}
     for op in reversed(ops):
         if op.output not in down:
             continue

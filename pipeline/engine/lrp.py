@@ -10,6 +10,8 @@ from torch import Tensor
 from pipeline.engine.interface import Rule
 from pipeline.engine.place import Place
 
+BLOCK = 2**22  # weights of a linear layer whose positive part stands at once: VGG16 has one of 2 ** 26.6
+
 
 class FirstLayer(Enum):
     plain = "plain"  # W_1, as in every alignment curve
@@ -145,12 +147,13 @@ class Gamma(Lrp):
         if self.gamma == float("inf") and not self.bias:
             return contributions(relevance, at)
         part, whole = (0.0, 1.0) if self.gamma == float("inf") else (1.0, self.gamma)
-        a, up, down = at.input, at.weight.clamp(min=0), at.weight.clamp(max=0)
+        a, up = at.input, at.weight.clamp(min=0)
         b = at.bias if self.bias else None
         bias = 0 if b is None else part * b + whole * b.clamp(min=0)
         if bool((a >= 0).all()):
             weight = part * at.weight + whole * up
             return at.transpose(ratio(relevance, at.apply(a, weight) + bias), weight)
+        down = at.weight.clamp(max=0)
         positive = at.apply(a.clamp(min=0), up) + at.apply(a.clamp(max=0), down)
         share = ratio(relevance, part * at.apply(a, at.weight) + whole * positive + bias)
         plus = torch.where(a >= 0, at.transpose(share, up), at.transpose(share, down))
@@ -192,11 +195,21 @@ def contributions(relevance: Tensor, at: Place, negative: bool = False) -> Tenso
 
     With a >= 0 this is W+ (R / W+^T a); negative inputs (the pixels of layer 1, a linear bottleneck) take W-.
     """
-    a, up, down = at.input, at.weight.clamp(min=0), at.weight.clamp(max=0)
-    if negative:
-        up, down = down, up
+    a, weight = at.input, at.weight
+
+    def part(w: Tensor, upper: bool) -> Tensor:
+        return w.clamp(min=0) if upper else w.clamp(max=0)
+
     if bool((a >= 0).all()):
-        return at.transpose(ratio(relevance, at.apply(a, up)), up)
+        if weight.ndim == 4:
+            up = part(weight, not negative)
+            return at.transpose(ratio(relevance, at.apply(a, up)), up)
+        rows, sent = max(1, BLOCK // weight.shape[1]), torch.zeros_like(a)
+        for w, r in zip(weight.split(rows), relevance.split(rows, -1), strict=True):
+            up = part(w, not negative)
+            sent += ratio(r, a @ up.T) @ up
+        return sent
+    up, down = part(weight, not negative), part(weight, negative)
     share = ratio(relevance, at.apply(a.clamp(min=0), up) + at.apply(a.clamp(max=0), down))
     return torch.where(a >= 0, at.transpose(share, up), at.transpose(share, down))
 

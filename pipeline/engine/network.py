@@ -111,7 +111,7 @@ class Network:
         return [layer for name, layer in below if not names or name in names]
 
     @cached_property
-    def _used_last(self) -> dict[int, list[int]]:
+    def used_last(self) -> dict[int, list[int]]:
         """The values that no operation after this one reads, by its output."""
         found: dict[int, list[int]] = {op.output: [] for op in self.ops}
         for position, output in {i: op.output for op in self.ops for i in op.inputs}.items():
@@ -136,7 +136,7 @@ class Network:
                 value, argmax[op.output] = value
             values[op.output] = value if visit is None else visit(op, value)
             if keep is not None:
-                for position in set(self._used_last[op.output]) - set(keep):
+                for position in set(self.used_last[op.output]) - set(keep):
                     values[position] = None
         if value.ndim != 2:
             raise UserError(
@@ -168,8 +168,10 @@ def trace(
     std: Iterable[float] | None = None,
     batch_norm: str = "fold",
     units: Iterable[str] = (),
+    keep: bool = True,
 ) -> Network:
-    """Trace a classifier in evaluation mode. `model` is left as it is.
+    """Trace a classifier in evaluation mode. `model` is left as it is, unless `keep` is false: then its parameters
+    become the network's, which saves their memory.
 
     names: one for each conv and linear layer in order (default: the module paths); mean, std: of the pixel
     normalisation, needed only by the z^B rule; batch_norm: "fold" it into its convolution, or "drop" it as an identity;
@@ -177,7 +179,7 @@ def trace(
     the graph alone would make several. Raises UserError for a model that torch.fx can't trace, an operation that the
     walk doesn't know, and units that the graph has not.
     """
-    model = copy.deepcopy(model).eval().requires_grad_(False)
+    model = (copy.deepcopy(model) if keep else model).eval().requires_grad_(False)
     try:
         module = graph_of(model)
     except Exception as error:  # fx raises many kinds; all mean the same to the user

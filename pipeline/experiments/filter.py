@@ -76,29 +76,34 @@ def run(
 
     shown.safetensors, a row for each image `shown`: x, r, px, ridge, residual (n, C, H, W), r and px of norm 1.
     """
-    seen: list[Seen] = []
-    for batch in images:
-        record = network.forward(batch.x)
-        classes = target.classes(batch, record.logits)
-        others = other_classes(batch, record.logits, classes).values() if options.classes else ()
-        maps = [[map_of(record, rule, of) for of in (classes, *others)] for rule in rules]
-        fixed = filters(record, batch, images)
-        columns = [cosines(r, record.x, fixed) for r, *_ in maps]
-        if options.original:
-            before = target.original().forward(batch.x)
-            px = first_layer_filter(before)
-            for rule, found, cosine in zip(rules, maps, columns, strict=True):
-                found.append(map_of(before, rule, classes))
-                cosine |= {"similarity": alignment(found[0], found[-1]), "cos_px_original": alignment(found[0], px)}
-        stacked = torch.stack([r for found in maps for r in found], 1)  # (B, rules * kinds, C, H, W)
-        for b, name in enumerate(batch.names):
-            scale = fixed["px"][b].double().norm()  # in which P itself is a filter with maps of norm 1
-            x, px = (map_ / scale.to(map_) for map_ in (record.x[b], fixed["px"][b]))
-            shown = (x, unit_norm(stacked[b]), px) if name in images.first_names(options.shown) else None
-            values = [{key: float(value[b]) for key, value in found.items()} for found in columns]
-            seen.append(Seen(name, int(classes[b]), values, moments(x, stacked[b], options.size), shown))
+    seen = [one for batch in images for one in seen_in(batch, network, images, rules, target, options)]
     held = held_out([one.moments for one in seen], options.penalty) if seen else []
     return [result(i, len(rules), seen, held, options) for i in range(len(rules))]
+
+
+def seen_in(
+    batch: Batch, network: Network, images: Images | Handed, rules: Sequence[Method], target: Target, options: Options
+) -> list[Seen]:
+    record = network.forward(batch.x)
+    classes = target.classes(batch, record.logits)
+    others = other_classes(batch, record.logits, classes).values() if options.classes else ()
+    maps = [[map_of(record, rule, of) for of in (classes, *others)] for rule in rules]
+    fixed = filters(record, batch, images)
+    columns = [cosines(r, record.x, fixed) for r, *_ in maps]
+    if options.original:
+        before = target.original().forward(batch.x)
+        px = first_layer_filter(before)
+        for rule, found, cosine in zip(rules, maps, columns, strict=True):
+            found.append(map_of(before, rule, classes))
+            cosine |= {"similarity": alignment(found[0], found[-1]), "cos_px_original": alignment(found[0], px)}
+    stacked, seen = torch.stack([r for found in maps for r in found], 1), []  # (B, rules * kinds, C, H, W)
+    for b, name in enumerate(batch.names):
+        scale = fixed["px"][b].double().norm()  # in which P itself is a filter with maps of norm 1
+        x, px = (map_ / scale.to(map_) for map_ in (record.x[b], fixed["px"][b]))
+        shown = (x, unit_norm(stacked[b]), px) if name in images.first_names(options.shown) else None
+        values = [{key: float(value[b]) for key, value in found.items()} for found in columns]
+        seen.append(Seen(name, int(classes[b]), values, moments(x, stacked[b], options.size), shown))
+    return seen
 
 
 def filters(record: Record, batch: Batch, images: Images | Handed) -> dict[str, Tensor]:

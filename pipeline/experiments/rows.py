@@ -39,9 +39,13 @@ def over_images(
     that an image gets.
     """
     rows: list[list[dict[str, Any]]] = [[] for _ in rules]
-    for batch in images:
+
+    def enter(batch: Batch) -> None:  # what it holds goes before the next batch comes
         record = network.forward(batch.x)
         classes = target.classes(batch, record.logits)
         for table, found in zip(rows, measure(batch, record, classes), strict=True):
             table += rows_of(batch.names, ({"target": classes, **columns} for columns in found))
+
+    for batch in images:
+        enter(batch)
     return [Result(pd.DataFrame(table)) for table in rows]

@@ -86,10 +86,10 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
 
 def draw(numbers: pd.DataFrame, text: str) -> Figure:
     bands = [i for i in range(BANDS) if (numbers["panel"] == f"a_band{i}").any()]
-    figure = style.page(6.1)
+    figure = style.page(6.3)
     top = figure.add_gridspec(1, 2, left=0.07, right=0.985, top=0.955, bottom=0.49, width_ratios=(1, 1.02), wspace=0.36)
     small = top[1].subgridspec(2, 2, hspace=0.42, wspace=0.14)
-    bottom = figure.add_gridspec(1, 2, left=0.07, right=0.985, top=0.345, bottom=0.155, wspace=0.17)
+    bottom = figure.add_gridspec(1, 2, left=0.07, right=0.985, top=0.35, bottom=0.18, wspace=0.17)
     main = figure.add_subplot(top[0])
     draw_cascade(main, numbers[numbers["panel"] == "a"], labels=True)
     words = {"xlabel": "N, layers under the rule (from the top)", "ylabel": r"alignment $\alpha(R_N, x)$"}

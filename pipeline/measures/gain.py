@@ -27,12 +27,11 @@ def out_of_fold(
     found = np.empty((2, len(score)))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     for train, test in folds.split(margin, right):
-        parts: list[tuple[np.ndarray, np.ndarray]] = [(stays[train, None] * 1.0, stays[test, None] * 1.0)]
+        columns = stays[:, None] * 1.0
         for i, values in enumerate((margin, score)):
-            parts.append(tuple(natural_spline(values[rows], values[train]) for rows in (train, test)))
-            model = LogisticRegression(C=1e6, max_iter=2000)
-            known, asked = (np.hstack([part[k] for part in parts]) for k in (0, 1))
-            found[i, test] = model.fit(known, right[train]).predict_proba(asked)[:, 1]
+            columns = np.hstack([columns, natural_spline(values, values[train])])
+            model = LogisticRegression(C=1e6, max_iter=2000).fit(columns[train], right[train])
+            found[i, test] = model.predict_proba(columns[test])[:, 1]
     return OutOfFold(*found)
 
 
@@ -40,12 +39,12 @@ def natural_spline(values: np.ndarray, like: np.ndarray) -> np.ndarray:
     """(n, 4): basis of cubic splines that are straight beyond the outer KNOTS, quantiles of `like`; each column
     scaled by its mean and deviation there."""
     knots = np.unique(np.quantile(like, KNOTS))
-    basis, reference = (np.stack([*columns(x, knots)], axis=1) for x in (values, like))
+    basis, reference = (np.stack([*powers(x, knots)], axis=1) for x in (values, like))
     spread = reference.std(0)
     return (basis - reference.mean(0)) / np.where(spread > 0, spread, 1)
 
 
-def columns(x: np.ndarray, knots: np.ndarray) -> Iterator[np.ndarray]:
+def powers(x: np.ndarray, knots: np.ndarray) -> Iterator[np.ndarray]:
     """x, and the truncated powers whose cubic and square parts cancel beyond the last knot."""
     yield x
     last = knots[-1]

@@ -115,5 +115,5 @@ def seen(one: Moments, filters: Tensor) -> Held:
 
 def filtered(x: Tensor, filters: Tensor, size: int) -> Tensor:
     """F x (T, C, H, W) of one image (C, H, W)."""
-    kernels = filters.permute(0, 2, 1).reshape(-1, x.shape[0], size, size)
-    return F.conv2d(x[None].to(kernels), kernels, padding=size // 2).view(len(filters), *x.shape)
+    kernels = filters.permute(0, 2, 1).reshape(-1, x.shape[0], size, size).to(x)
+    return F.conv2d(x[None], kernels, padding=size // 2).view(len(filters), *x.shape)

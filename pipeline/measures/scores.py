@@ -9,7 +9,6 @@ from functools import lru_cache, partial
 from typing import cast
 
 import numpy as np
-from scipy.fft import irfft, next_fast_len, rfft
 from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
@@ -221,12 +220,12 @@ def shares_beside(ordered: np.ndarray, upto: np.ndarray, place: float) -> tuple[
 
 def smoothed_together(bins: np.ndarray, widths: np.ndarray, reach: int, n: int) -> np.ndarray:
     """`smoothed` of each row of bins (D, cells), which reach further than its kernel, at its own width: (D, grid)."""
-    size = next_fast_len(bins.shape[1] + 2 * reach)
+    size = 1 << (bins.shape[1] + 2 * reach).bit_length()
     steps = np.arange(size)
     steps = np.minimum(steps, size - steps)  # around a circle that no kernel closes
     reaches = np.array([reach_of(width) for width in widths])[:, None]
     kernels = np.exp(-0.5 * (steps * STEP / widths[:, None]) ** 2) * (steps < reaches)
-    f = irfft(rfft(bins, size) * rfft(kernels, size), size)[:, reach - 1 : reach - 1 + len(GRID)]
+    f = np.fft.irfft(np.fft.rfft(bins, size) * np.fft.rfft(kernels, size), size)[:, reach - 1 : reach - 1 + len(GRID)]
     f[f < 1e-12 * f.max(1, keepdims=True)] = 0  # rounding, which would have peaks of its own
     return f / (n * widths[:, None] * np.sqrt(2 * np.pi))
 

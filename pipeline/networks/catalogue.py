@@ -228,10 +228,11 @@ def cifar10_categories(classes: int) -> list[str] | None:
     return list(CIFAR10_CATEGORIES) if classes == len(CIFAR10_CATEGORIES) else None
 
 
-def traced(model: Model, module: nn.Module, batch_norm: str = "fold") -> Network:
-    """Trace a model's module with its layer names and pixel bounds."""
+def traced(model: Model, module: nn.Module, batch_norm: str = "fold", keep: bool = True) -> Network:
+    """Trace a model's module with its layer names and pixel bounds; keep: as in trace."""
     pre, names = model.preprocessing(), model.layer_names(module)
-    return trace(module, names=names, mean=pre.mean, std=pre.std, batch_norm=batch_norm, units=model.units)
+    more = {"names": names, "mean": pre.mean, "std": pre.std, "units": model.units}
+    return trace(module, batch_norm=batch_norm, keep=keep, **more)
 
 
 def vgg_layer_names(module: nn.Module) -> list[str]:

@@ -57,10 +57,13 @@ def randomise(network: Network, law: Law, seed: int, layers: Iterable[int]) -> N
 
 
 def set_parameter(module: Any, name: str, value: Tensor) -> None:
-    """Replace a parameter, keeping its precision, device and memory layout."""
+    """Replace a parameter, keeping its precision, device and memory layout; the value is taken over where it has
+    these."""
     old = getattr(module, name)
-    new = torch.empty_like(old, memory_format=torch.preserve_format).copy_(value)
-    setattr(module, name, nn.Parameter(new, requires_grad=False))
+    alike = value.dtype == old.dtype and value.device == old.device and value.stride() == old.stride()
+    if not alike or value.untyped_storage().data_ptr() == old.untyped_storage().data_ptr():
+        value = torch.empty_like(old, memory_format=torch.preserve_format).copy_(value)
+    setattr(module, name, nn.Parameter(value.detach(), requires_grad=False))
 
 
 @torch.no_grad()

@@ -97,7 +97,11 @@ def channels(network: Network) -> list[tuple[Tensor, Tensor]]:
             held[op.output] = values[0]
     logits = held[network.ops[-1].output]
     unite(logits, [FIXED] * len(logits), "the logits")
-    return [tuple(torch.tensor([root(g) for g in groups]) for groups in pair) for pair in layers]
+
+    def roots(groups: list[int]) -> Tensor:
+        return torch.tensor([root(group) for group in groups])
+
+    return [(roots(new), roots(into)) for new, into in layers]
 
 
 def into_each(op: Op, into: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ class Gaussian(Law):
     """i.i.d. normal, He scale."""
 
     def draw(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
-        return standard_normal(shape, seed, layer) * he(shape)
+        return standard_normal(shape, seed, layer).mul_(he(shape))
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Pretrained:
     def network(self, model: Model, seed: int, dtype: torch.dtype) -> Network:
         module = unfilled(model)
         load_complete(module, model.pretrained_state(self.enum, self.path), self.path or self.enum)
-        return traced(model, module.to(dtype))
+        return traced(model, module.to(dtype), keep=isinstance(model, Own))
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ class Checkpoint:
         module = unfilled(model)
         numbers, prefixes = [], ()
         if self.randomised:
-            skeleton = traced(model, module)
+            skeleton = traced(model, module if isinstance(model, Own) else on_meta(model))  # only for its names
             numbers = named_layers(skeleton, self.randomised)
             chosen = [skeleton.layers[n - 1] for n in numbers]
             prefixes = tuple(f"{name}." for op in chosen for name in (op.where, op.norm) if name)
         given = {k: v for k, v in state.items() if not k.startswith(prefixes)} if prefixes else state
         load_complete(module, given, self.path, missing_is_fine=prefixes)
-        network = traced(model, module.to(dtype))
+        network = traced(model, module.to(dtype), keep=isinstance(model, Own))
         randomise(network, HE_GAUSSIAN, seed, numbers)
         return network
 
@@ -128,11 +128,13 @@ HE_GAUSSIAN = Gaussian(base=None, depth=None, part=Part.top, batchnorm=BatchNorm
 def unfilled(model: Model) -> nn.Module:
     """The model's module for weights that come: initialising them would take longer than reading them. The user's own
     is as it is built, for it may hold more than its state dict."""
-    if isinstance(model, Own):
-        return model.build()
+    return model.build() if isinstance(model, Own) else on_meta(model).to_empty(device="cpu")
+
+
+def on_meta(model: Model) -> nn.Module:
+    """Its module without any numbers."""
     with torch.device("meta"):
-        module = model.build()
-    return module.to_empty(device="cpu")
+        return model.build()
 
 
 def network_of(
@@ -143,9 +145,8 @@ def network_of(
     if not isinstance(weights, Law):
         return weights.network(model, seed, dtype)
     if weights.base is None:
-        with torch.device("cpu" if isinstance(model, Own) else "meta"):  # no weights in it yet: they are drawn below
-            module = model.build().to(dtype)
-        network = traced(model, module, batch_norm="drop")
+        module = (model.build() if isinstance(model, Own) else on_meta(model)).to(dtype)  # weights are drawn below
+        network = traced(model, module, batch_norm="drop", keep=isinstance(model, Own))
         if not isinstance(model, Own):
             network.module.to_empty(device="cpu").to(memory_format=memory_format(torch.device("cpu")))
         touched = weights.touched(network)
