@@ -59,9 +59,15 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     if arguments and re.fullmatch("[a-z]+", arguments[0]) and arguments[0] not in COMMANDS:
         raise UserError(f"there is no command '{arguments[0]}'; choose one of {', '.join(COMMANDS)}")
     arguments = [f"command={argument}" if argument in COMMANDS else argument for argument in arguments]
+    arguments = [re.sub(r"^claims=\[(.*)\]$", quoted, argument) for argument in arguments]
     found = [re.sub(rf"^({names})\.([\w.]+=.*)$", r"++scoped.\1.\2", argument) for argument in arguments]
     given = {argument.split("=", 1)[0] for argument in arguments}
     return [*found, "profile=demo"] if "figure" in given and "profile" not in given else found
+
+
+def quoted(names: re.Match[str]) -> str:
+    """Names of claims, some of which have a > that Hydra reads as its own."""
+    return "claims=[" + ",".join(f"'{name.strip(chr(39) + ' ')}'" for name in names[1].split(",") if name.strip()) + "]"
 
 
 def check_launcher(overrides: Sequence[str]) -> None:

@@ -26,8 +26,9 @@ from pipeline.files import options_of
 if TYPE_CHECKING:
     from pipeline.run.cell import Cell
     from pipeline.run.context import Context
+    from pipeline.run.sweeps import Sweeps
 
-ROOT = ("command", "seed", "dtype", "target", "scoped", "run", "profile", "figure")
+ROOT = ("command", "claims", "seed", "dtype", "target", "scoped", "run", "profile", "figure")
 GROUPS = ("experiment", "model", "weights", "rule", "data", "attack")  # folders of conf/ that determine a cell
 
 
@@ -182,10 +183,23 @@ def figures_of(cfg: DictConfig, hydra_config: HydraConf) -> Mapping[str, dict[st
         others = [o for o in overrides if not o.startswith(("figure=", "figure."))]
         names = parse(cfg.figure, All, "figure=all").names
         chosen = {name: compose("config", overrides=[*others, f"figure={name}"]).figure for name in names}
-    return {
-        name: figure_cells(parse(figure, Sweeps, f"figure={name}"), choices["profile"], user_of(overrides))
-        for name, figure in chosen.items()
-    }
+    found = {name: parse(figure, Sweeps, f"figure={name}") for name, figure in chosen.items()}
+    if cfg.get("claims") is not None:
+        found = {"claims": some_claims(found, list(cfg.claims))}
+    user = user_of(overrides)
+    return {name: figure_cells(sweeps, choices["profile"], user) for name, sweeps in found.items()}
+
+
+def some_claims(figures: Mapping[str, "Sweeps"], names: Sequence[str]) -> "Sweeps":
+    """What the evidence of these claims needs. Raises UserError for what is no claim or has none, and for another
+    figure."""
+    from pipeline.claims import needed
+    from pipeline.run.sweeps import Sweeps
+
+    if [*figures] != ["claims"]:
+        raise UserError("claims=[...] chooses entries of the ledger; set figure=claims, or leave it out")
+    wanted = needed(names)
+    return Sweeps({name: sweep for name, sweep in figures["claims"].sweeps.items() if name in wanted})
 
 
 def clean(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:

@@ -82,6 +82,8 @@ def test_fig2_has_its_sweeps(hydra):
         "nulls": 1,
         "random_weights": 10,
         "trained_weights": 1,
+        "random_balanced": 10,
+        "trained_balanced": 1,
     }
     assert {cell.seed for cell in sweeps["random"]} == set(range(200, 210))
     assert {cell.rule.value.first_layer.value for cell in sweeps["random_ends"]} == {"split", "plus"}

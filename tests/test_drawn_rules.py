@@ -174,6 +174,24 @@ def test_fig5_draws_any_rule(choice):
     check(figure, rules)
 
 
+def test_fig5_counts_a_dead_map_as_0():
+    tables = fig5_tables(("gbp",))
+    chosen = tables["curves"]["weights"].eq("removal") & tables["curves"]["weights.depth"].eq(4)
+    first = tables["curves"][chosen].index[0]
+    tables["curves"].loc[first, ["alignment", "alignment_registered"]] = np.nan
+    kept = tables["curves"].loc[chosen, "alignment"].dropna()
+    numbers = fig5.numbers(tables)
+    row = numbers[(numbers["weights"] == "removal") & (numbers["depth"] == 4)].set_index("panel")
+    assert np.isclose(row.loc["curve", "y"], kept.mean()) and np.isclose(
+        row.loc["curve", "missing"], 1 / (len(kept) + 1)
+    )
+    assert np.isclose(row.loc["dead_0", "y"], kept.sum() / (len(kept) + 1))
+    assert np.isclose(row.loc["registered", "y"], 0.4)
+    figure = drawn(fig5, tables, maps_of(tables))
+    assert any(line.get_linestyle() == ":" and line.get_marker() != "None" for line in figure.axes[-3].lines)
+    style.close(figure)
+
+
 @pytest.mark.parametrize("choice", PROPAGATED)
 def test_fig6_draws_any_rule(choice):
     tables = tables_of("fig6", CHOICES[choice])

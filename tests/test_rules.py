@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pipeline import api
 from pipeline.api import rule
+from pipeline.engine import lrp
 from pipeline.engine.lrp import Add, AlphaBeta, FirstLayer, Start
 from pipeline.engine.network import Record, trace
 from pipeline.engine.place import Place
@@ -241,3 +242,11 @@ def test_the_order_statistic_is_that_of_a_sort(rank):
     values = torch.randn(3, 1000).round(decimals=1)  # with ties
     values[2] = 0
     assert torch.equal(order_statistic(values, rank), values.sort(1).values[:, rank])
+
+
+@pytest.mark.parametrize("name", ["lrp", "lrp_alphabeta", "dtd"])
+def test_large_linear_layers_go_in_blocks(name, monkeypatch):
+    record = trace(seeded(lambda: small(True)), mean=MEAN, std=STD).forward(images(4, SMALL))
+    whole = attribute(record, rule(name), bottom=True)
+    monkeypatch.setattr(lrp, "BLOCK", 20)  # of 6 x 16 and 3 x 6 weights
+    torch.testing.assert_close(attribute(record, rule(name), bottom=True), whole, rtol=1e-12, atol=1e-14)

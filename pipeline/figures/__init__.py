@@ -30,6 +30,7 @@ FIGURES: dict[str, ModuleType] = {
     for name in (
         "attribute",
         "backdoors",
+        "claims",
         "fig1",
         "fig2",
         "fig3",

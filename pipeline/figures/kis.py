@@ -204,7 +204,7 @@ def draw_gain(ax: Axes, part: pd.DataFrame) -> None:
         at = points["what"].map([*GAIN].index) + shift
         style.curve(ax, at, points, style.Look("#000000", "o", "", "", filled), bars="y")
         for _, row in style.where(part, measure=measure, what="gain").iterrows():
-            words = f"{'filled' if filled else 'open'}: +{scores.interval_text(row)}".replace("+-", "-")
+            words = f"{'filled' if filled else 'open'}: {row['y']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
             scores.note(ax, 0.03, 0.97 - 0.13 * (not filled), words, transform=ax.transAxes)
     ax.set_xticks(range(len(GAIN)), [*GAIN.values()])
     low, high = (part["low"][part["what"] != "gain"].min(), part["high"][part["what"] != "gain"].max())

@@ -17,6 +17,8 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pipeline.measures.tables import where as where
+
 SINGLE, DOUBLE = 3.5, 7.16  # column widths in inches
 INK = "#444444"  # of legends that speak of a line or a mark alone
 
@@ -197,11 +199,6 @@ def error_bars(points: pd.DataFrame) -> np.ndarray:
 def handle(look: Look, **more: Any) -> Line2D:
     """The entry of a legend."""
     return Line2D([], [], label=look.label, **{**drawn(look), **more})
-
-
-def where(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
-    """The rows with these values in these columns."""
-    return table[np.logical_and.reduce([table[column] == value for column, value in values.items()])]
 
 
 # ---- pages -----------------------------------------------------------------------------------------------------------

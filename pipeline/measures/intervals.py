@@ -24,6 +24,18 @@ def crossed_interval(
     1) / n sum (T without i - their mean)^2, V_S alike over seeds; T -+ t sqrt(V_I + V_S), with Satterthwaite's degrees
     of freedom. A factor with one level says nothing of its variance; with one image and one seed the ends are NaN.
     """
+    estimate, variance, freedom = crossed_moments(values, statistic)
+    if max(values.shape[:2]) == 1:
+        return estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)
+    half = np.where(variance == 0, 0, t.ppf((1 + level) / 2, freedom) * np.sqrt(variance))
+    return estimate, estimate - half, estimate + half
+
+
+def crossed_moments(
+    values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray] = over_crossed
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The statistic, its variance V_I + V_S and Satterthwaite's degrees of freedom (NaN where the variance is 0), each
+    (N,)."""
     estimate = statistic(values)
     variance, squares = np.zeros_like(estimate), np.zeros_like(estimate)
     for axis, n in enumerate(values.shape[:2]):
@@ -31,12 +43,8 @@ def crossed_interval(
             without = np.stack([statistic(np.delete(values, i, axis)) for i in range(n)])
             part = (n - 1) / n * ((without - without.mean(0)) ** 2).sum(0)
             variance, squares = variance + part, squares + part**2 / (n - 1)
-    if max(values.shape[:2]) == 1:
-        return estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
-        half = t.ppf((1 + level) / 2, variance**2 / squares) * np.sqrt(variance)
-    half = np.where(variance == 0, 0, half)
-    return estimate, estimate - half, estimate + half
+        return estimate, variance, variance**2 / squares
 
 
 def t_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float, float]:

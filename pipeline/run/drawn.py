@@ -75,7 +75,8 @@ def checksums(cell: Cell, context: Context) -> list[Any]:
 def drawing_code() -> str:
     """What a figure depends on beside its tables: the code that draws, and the libraries."""
     here = Path(__file__).parents[1]
-    files = [file for folder in ("figures", "measures") for file in sorted((here / folder).glob("*.py"))]
+    files = [file for folder in ("figures", "measures", "claims") for file in sorted((here / folder).iterdir())]
+    files = [file for file in files if file.is_file()]
     libraries = ("matplotlib", "seaborn", "pandas", "numpy", "scipy", "diptest", "scikit-learn")
     return digest(
         {"files": [file_hash(file) for file in files], "versions": [metadata.version(name) for name in libraries]}

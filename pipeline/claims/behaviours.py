@@ -1,0 +1,98 @@
+"""The three perplexing behaviours (Section III-C), maps against maps."""
+
+from pipeline.claims.contrasts import RULES, by_rule, minus
+from pipeline.claims.evidence import Part, at_least, at_most, mean
+from pipeline.claims.registry import Tables, claim
+from pipeline.measures.tables import Table, where
+
+PAIRS = (("gbp", "rectgrad"), ("gbp", "lrp"), ("rectgrad", "lrp"))
+
+
+def compared(table: Table, against: str, value: str = "cosine") -> Table:
+    """With one row per image and seed of each rule; a column of its own where several are compared."""
+    return where(table, against=against)[["image", "seed", "rule", value]]
+
+
+@claim("rules-insensitive", "top")
+def rules_are_insensitive(tables: Tables) -> list[Part]:
+    return [mean(rule, part, "cosine", at_least(0.8)) for rule, part in by_rule(compared(tables["top"], "original"))]
+
+
+@claim("gradient-sensitive", "top")
+def gradient_is_sensitive(tables: Tables) -> list[Part]:
+    table = compared(tables["top"], "original")
+    gradient = where(table, rule="grad")
+    return [mean(rule, minus(part, gradient, "cosine"), "cosine", at_least(0.2)) for rule, part in by_rule(table)]
+
+
+@claim("decision-changes", "top")
+def decisions_change(tables: Tables) -> list[Part]:
+    table = where(tables["top"], against="original", rule="grad")
+    return [mean("changed decisions", table, "decision_changes", at_least(0.8))]
+
+
+@claim("insensitive-single", "single")
+def single_layers_do_not_matter(tables: Tables) -> list[Part]:
+    table = where(tables["single"], against="original")
+    return [
+        mean(f"{rule}, layer {int(layer)}", part, "cosine", at_least(0.8))
+        for layer, at in table.groupby("weights.depth")
+        for rule, part in by_rule(at)
+    ]
+
+
+@claim("insensitive-bottom", "bottom")
+def bottom_layers_do_not_matter(tables: Tables) -> list[Part]:
+    return [mean(rule, part, "cosine", at_least(0.8)) for rule, part in by_rule(compared(tables["bottom"], "original"))]
+
+
+@claim("class-insensitive", "likeness_trained")
+def classes_hardly_matter(tables: Tables) -> list[Part]:
+    table = compared(tables["likeness_trained"], "runner_up")
+    return [mean(rule, part, "cosine", at_least(0.8)) for rule, part in by_rule(table)]
+
+
+def pairs(table: Table) -> list[Part]:
+    return [
+        mean(f"{first} and {second}", where(compared(table, second), rule=first), "cosine", at_least(0.5))
+        for first, second in PAIRS
+    ]
+
+
+@claim("sim-random", "likeness_random")
+def rules_are_alike_random(tables: Tables) -> list[Part]:
+    return pairs(tables["likeness_random"])
+
+
+@claim("sim-trained", "likeness_trained")
+def rules_are_alike_trained(tables: Tables) -> list[Part]:
+    return pairs(tables["likeness_trained"])
+
+
+@claim("edge-focus", "likeness_random", "likeness_trained")
+def trained_maps_show_edges(tables: Tables) -> list[Part]:
+    random, trained = (compared(tables[f"likeness_{state}"], "edges", "spearman") for state in ("random", "trained"))
+    return [
+        mean(rule, minus(part, where(random, rule=rule), "spearman"), "spearman", at_least(0.05))
+        for rule, part in by_rule(trained)
+    ]
+
+
+@claim("rank1-lrp", "rank1")
+def z_plus_forgets_its_start(tables: Tables) -> list[Part]:
+    return [mean("lrp", part, "cosine", at_least(0.99)) for part in [first_layer(tables, "lrp")]]
+
+
+@claim("rank1-other", "rank1")
+def others_need_not(tables: Tables) -> list[Part]:
+    return [mean(rule, first_layer(tables, rule), "cosine", at_most(0.95)) for rule in RULES if rule != "lrp"]
+
+
+def first_layer(tables: Tables, rule: str) -> Table:
+    """r_1 of the decision and of the runner-up."""
+    return where(tables["rank1"], rule=rule, layer=1, against="runner_up")
+
+
+@claim("gamma", "gamma")
+def gamma_does_not_matter(tables: Tables) -> list[Part]:
+    return [mean("lrp", where(tables["gamma"], against="wplus"), "cosine", at_least(0.95))]

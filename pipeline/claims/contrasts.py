@@ -1,0 +1,60 @@
+"""Tables made ready for evidence: one row per image and weight seed, and differences between them, paired."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy.stats import rankdata
+
+from pipeline.measures.tables import Table
+
+RULES = ("gbp", "rectgrad", "lrp")
+
+
+def last(table: Table) -> Table:
+    """The maps of the rule in all layers, N = L."""
+    return table[table["n"] == table["n"].max()]
+
+
+def over_levels(table: Table, value: str = "alignment") -> Table:
+    """The mean over N, a row per image and seed."""
+    return table.groupby(["image", "seed"], as_index=False)[value].mean()
+
+
+def minus(first: Table, second: Table, value: str, *by: str) -> Table:
+    """first - second of a column, paired by image and seed (and `by`); the rows of one network, which no seed drew,
+    meet every seed of the other."""
+    one_network = [table["seed"].nunique() == 1 for table in (first, second)]
+    keys = ["image", *by] + ([] if any(one_network) else ["seed"])
+    both = first[["image", "seed", *by, value]].merge(
+        second[["image", "seed", *by, value]], on=keys, suffixes=("", " of other")
+    )
+    if one_network[0] and not one_network[1]:
+        both["seed"] = both["seed of other"]
+    return both.assign(**{value: both[value] - both[f"{value} of other"]})
+
+
+def by_rule(table: Table, rules: Sequence[str] = RULES) -> Iterator[tuple[str, Table]]:
+    for rule in rules:
+        yield rule, table[table["rule"] == rule]
+
+
+def spread_out(table: Table, by: str, value: str) -> tuple[Table, list[str]]:
+    """A row per image and seed with a column for each level of `by`, and the columns' names in order."""
+    wide = table.pivot(index=["image", "seed"], columns=by, values=value)
+    wide.columns = [f"at {level}" for level in wide.columns]
+    return wide.reset_index(), [*wide.columns]
+
+
+def mean_rank_correlation(cells: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of the last axis with its order, (images, seeds, N) -> mean over cells, (1,)."""
+    ranks = rankdata(cells, axis=2, nan_policy="propagate")
+    order = np.arange(1.0, cells.shape[2] + 1)
+    centred, steps = ranks - ranks.mean(2, keepdims=True), order - order.mean()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        each = (centred * steps).sum(2) / np.sqrt((centred**2).sum(2) * (steps**2).sum())
+    return np.array([np.nanmean(np.where(np.ptp(ranks, axis=2) == 0, 0.0, each))])
+
+
+def third(depth: int) -> int:
+    """Layers of the top or bottom third."""
+    return -(-depth // 3)

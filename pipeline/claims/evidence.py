@@ -1,0 +1,171 @@
+"""Evidence for a claim: numbers with intervals at any level, each with the target that it must reach."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm, t
+
+from pipeline.measures.intervals import crossed_moments, crossed_table, over_crossed
+from pipeline.measures.tables import Table
+
+LEAST_IMAGES, LEAST_SEEDS, LEAST_EACH = 16, 8, 30  # fewer decide nothing; LEAST_EACH: of right and of wrong decisions
+MOST_MISSING = 0.05
+NAN, INFINITE = float("nan"), float("inf")
+Ends = Callable[[float], tuple[float, float]]  # level -> interval
+
+
+@dataclass(frozen=True)
+class Range:
+    """Closed: where a claim's number lies if the claim holds."""
+
+    low: float = -INFINITE
+    high: float = INFINITE
+
+
+@dataclass(frozen=True)
+class Part:
+    """One number of a claim, and where it lies if the claim holds. n: what it was counted over, in words;
+    few: why so little decides nothing, "" if it is enough; missing: share of values that are not there; ends: its
+    interval at a level, None of what is exact."""
+
+    name: str
+    estimate: float
+    target: Range
+    n: str
+    few: str = ""
+    missing: float = 0.0
+    ends: Ends | None = None
+
+    def interval(self, level: float) -> tuple[float, float]:
+        return self.ends(level) if self.ends else (self.estimate, self.estimate)
+
+
+def at_least(target: float) -> Range:
+    return Range(low=target)
+
+
+def at_most(target: float) -> Range:
+    return Range(high=target)
+
+
+def alike(margin: float = 0.05) -> Range:
+    return Range(-margin, margin)
+
+
+def mean(name: str, table: Table, value: str, target: Range, **more: Any) -> Part:
+    """Of a column over images x weight seeds, one row each: leave one image out, leave one seed out (crossed_moments).
+    A single seed counts as none: the interval is over images, for this network."""
+    return statistic(name, table, [value], over_crossed, target, **more)
+
+
+def statistic(
+    name: str,
+    table: Table,
+    values: Sequence[str],
+    of: Callable[[np.ndarray], np.ndarray],
+    target: Range,
+    seeds: bool = True,
+) -> Part:
+    """The first entry of a statistic of (images, seeds, columns); seeds: whether they are weight draws, of which there
+    must be enough."""
+    if table.empty:
+        return Part(name, NAN, target, n="", few="nothing", missing=1.0)
+    cells = np.concatenate([crossed_table(table, value, by=()) for value in values], axis=2)
+    images, draws = cells.shape[:2]
+    missing = float(np.isnan(cells).any(2).mean())
+    if np.isnan(cells).all():
+        return Part(name, NAN, target, n=counted(images, draws), few="nothing is there", missing=1.0)
+    estimate, variance, freedom = (float(found[0]) for found in crossed_moments(cells, of))
+
+    def ends(level: float) -> tuple[float, float]:
+        half = 0.0 if variance == 0 else float(t.ppf((1 + level) / 2, freedom)) * variance**0.5
+        return estimate - half, estimate + half
+
+    few = [f"{images} images" if images < LEAST_IMAGES else "", f"{draws} seeds" if 1 < draws < LEAST_SEEDS else ""]
+    return Part(
+        name, estimate, target, n=counted(images, draws), few=", ".join(filter(None, few)), missing=missing, ends=ends
+    )
+
+
+def counted(images: int, draws: int) -> str:
+    return f"{images} images" + (f" x {draws} seeds" if draws > 1 else ", one network")
+
+
+def share(name: str, happened: np.ndarray, target: Range, what: str = "images") -> Part:
+    """Of a bool array: two successes and two failures are added (Agresti and Coull)."""
+    n, successes = len(happened), float(np.sum(happened))
+    middle = (successes + 2) / (n + 4)
+
+    def ends(level: float) -> tuple[float, float]:
+        half = float(norm.ppf((1 + level) / 2)) * (middle * (1 - middle) / (n + 4)) ** 0.5
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+    few = f"{n} {what}" if n < LEAST_IMAGES else ""
+    return Part(name, successes / n if n else NAN, target, n=f"{n} {what}", few=few, ends=ends)
+
+
+def auroc(name: str, score: np.ndarray, positive: np.ndarray, target: Range) -> Part:
+    """The share of pairs of a positive and a negative in which the positive scores higher, ties half, with DeLong's
+    variance. score: NaN where missing."""
+    there = ~np.isnan(score)
+    estimate, up, down = delong(score[there], positive[there])
+    variance = (
+        sum(float(np.var(part, ddof=1)) / len(part) for part in (up, down)) if min(len(up), len(down)) > 1 else NAN
+    )
+    return normal(name, estimate, variance, target, positive[there], float((~there).mean()))
+
+
+def auroc_gain(name: str, score: np.ndarray, other: np.ndarray, positive: np.ndarray, target: Range) -> Part:
+    """How far the first score's AUROC is above the other's, paired by image: DeLong's covariance."""
+    there = ~np.isnan(score) & ~np.isnan(other)
+    (a, up, down), (b, other_up, other_down) = (delong(s[there], positive[there]) for s in (score, other))
+    parts = (up - other_up, down - other_down)
+    variance = sum(float(np.var(part, ddof=1)) / len(part) for part in parts) if min(map(len, parts)) > 1 else NAN
+    return normal(name, a - b, variance, target, positive[there], float((~there).mean()))
+
+
+def delong(score: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """(AUROC, for each positive the share of negatives below it, for each negative the share of positives above)."""
+    up, down = np.sort(score[positive]), np.sort(score[~positive])
+    if not len(up) or not len(down):
+        return NAN, up, down
+
+    def below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return (np.searchsorted(others, values, "left") + np.searchsorted(others, values, "right")) / 2 / len(others)
+
+    each = below(score[positive], down)
+    return float(each.mean()), each, 1 - below(score[~positive], up)
+
+
+def normal(name: str, estimate: float, variance: float, target: Range, positive: np.ndarray, missing: float) -> Part:
+    right, wrong = int(positive.sum()), int((~positive).sum())
+
+    def ends(level: float) -> tuple[float, float]:
+        half = float(norm.ppf((1 + level) / 2)) * variance**0.5
+        return estimate - half, estimate + half
+
+    few = f"{right} and {wrong}" if min(right, wrong) < LEAST_EACH else ""
+    return Part(name, estimate, target, n=f"{right} and {wrong} images", few=few, missing=missing, ends=ends)
+
+
+def drawn(name: str, estimate: float, draws: np.ndarray, target: Range, n: int) -> Part:
+    """With the percentile interval of bootstrap draws."""
+
+    def ends(level: float) -> tuple[float, float]:
+        low, high = np.nanpercentile(draws, [50 * (1 - level), 50 * (1 + level)])
+        return float(low), float(high)
+
+    few = f"{n} images" if n < LEAST_IMAGES else ""
+    return Part(name, estimate, target, n=f"{n} images", few=few, missing=float(np.isnan(draws).mean()), ends=ends)
+
+
+def exact(name: str, estimate: float, target: Range, n: str) -> Part:
+    """What was enumerated or searched: no interval."""
+    return Part(name, float(estimate), target, n=n, missing=float(np.isnan(estimate)))
+
+
+def described(part: Part) -> Part:
+    """Without a target."""
+    return replace(part, target=Range())

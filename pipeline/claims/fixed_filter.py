@@ -1,0 +1,69 @@
+"""What one fixed filter of the image explains: P x = W_1 W_1^T x."""
+
+from pipeline.claims.contrasts import by_rule, minus
+from pipeline.claims.evidence import Part, alike, at_least, at_most, mean
+from pipeline.claims.registry import Tables, claim
+from pipeline.measures.tables import Table, where
+
+
+@claim("filter-explains", "filter_trained")
+def filter_explains(tables: Tables) -> list[Part]:
+    found = []
+    for rule, table in by_rule(tables["filter_trained"]):
+        more = table.assign(more=table["cos_px"] - table["alignment"])
+        found.append(mean(f"{rule}, P x - x", more, "more", at_least(0.1)))
+        found.append(mean(f"{rule}, P of another image", table, "cos_px_other", alike()))
+    return found
+
+
+@claim("filter-gap", "filter_random", "filter_trained")
+def filter_gap(tables: Tables) -> list[Part]:
+    """The gap of cos(R, P x) less half the gap of the alignment."""
+
+    def halved(table: Table) -> Table:
+        return table.assign(gap=table["cos_px"] - table["alignment"] / 2)
+
+    return [
+        mean(rule, minus(halved(table), halved(where(tables["filter_trained"], rule=rule)), "gap"), "gap", at_most(0.0))
+        for rule, table in by_rule(tables["filter_random"])
+    ]
+
+
+@claim("filter-carries", "all_but_first", "only_first")
+def filter_carries(tables: Tables) -> list[Part]:
+    return [
+        mean(rule, minus(table, where(tables["only_first"], rule=rule), "similarity"), "similarity", at_least(0.2))
+        for rule, table in by_rule(tables["all_but_first"])
+    ]
+
+
+@claim("residual-class", "filter_trained")
+def residual_is_no_class(tables: Tables) -> list[Part]:
+    return [mean(rule, table, "residual_runner_up", at_least(0.8)) for rule, table in by_rule(tables["filter_trained"])]
+
+
+def above_the_bottom_third(table: Table) -> Table:
+    depth = table["layer"].max() + 1
+    return table[(table["layer"] > depth / 3) & (table["start"] == "activation")]
+
+
+@claim("start-free", "memory")
+def starts_do_not_matter(tables: Tables) -> list[Part]:
+    table = above_the_bottom_third(tables["memory"])
+    return [
+        mean(f"{rule}, {name}, {against}", where(at, against=against), "cosine", at_least(0.95))
+        for rule, part in by_rule(table)
+        for name, at in part.groupby("name", sort=False)
+        for against in ("noise", "other")
+    ]
+
+
+@claim("noise-as-good", "memory")
+def noise_is_as_good(tables: Tables) -> list[Part]:
+    table = where(above_the_bottom_third(tables["memory"]), against="noise")
+    table = table.assign(more=table["alignment"] - table["alignment_against"])
+    return [
+        mean(f"{rule}, {name}", at, "more", at_most(0.02))
+        for rule, part in by_rule(table)
+        for name, at in part.groupby("name", sort=False)
+    ]

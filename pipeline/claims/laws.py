@@ -1,0 +1,62 @@
+"""Weight law against weight law (Fig. 4)."""
+
+from pipeline.claims.contrasts import RULES, by_rule, last, minus, over_levels
+from pipeline.claims.evidence import Part, Range, alike, at_least, at_most, mean
+from pipeline.claims.registry import Tables, claim
+from pipeline.measures.tables import where
+
+
+def between(tables: Tables, first: str, second: str, target: Range, value: str = "alignment") -> list[Part]:
+    """first - second of the mean over N, each rule."""
+    return [
+        mean(
+            f"{rule}, {first} - {second}",
+            minus(over_levels(part, value), over_levels(where(tables[second], rule=rule), value), value),
+            value,
+            target,
+        )
+        for rule, part in by_rule(tables[first])
+    ]
+
+
+@claim("gauss~ring", "gaussian", "ring")
+def ring_is_like_gaussian(tables: Tables) -> list[Part]:
+    return between(tables, "gaussian", "ring", alike())
+
+
+@claim("uniform-he", "gaussian", "ring", "uniform")
+def uniform_is_worse(tables: Tables) -> list[Part]:
+    return [part for law in ("gaussian", "ring") for part in between(tables, law, "uniform", at_least(0.05))]
+
+
+@claim("uniform-raw", "gaussian", "ring", "uniform_raw")
+def literal_uniform_is_worse(tables: Tables) -> list[Part]:
+    """By the naive cosine of float32; whether the safe one agrees, its parts say."""
+    raw = tables["uniform_raw"]
+    naive = {**tables, "uniform_raw": raw.assign(alignment=raw["alignment_naive"].astype(float).fillna(0))}
+    return [part for law in ("gaussian", "ring") for part in between(naive, law, "uniform_raw", at_least(0.05))]
+
+
+@claim("aniso", "gaussian", "anisotropic")
+def anisotropic_is_worse(tables: Tables) -> list[Part]:
+    return between(tables, "gaussian", "anisotropic", at_least(0.05))
+
+
+@claim("heavy-tail", "gaussian", "heavy_tailed")
+def tails_do_not_matter(tables: Tables) -> list[Part]:
+    return between(tables, "gaussian", "heavy_tailed", alike())
+
+
+@claim("prior-gauss", "gaussian", "ring")
+def gaussian_is_not_best(tables: Tables) -> list[Part]:
+    return [part for part in between(tables, "gaussian", "ring", at_most(0.02)) if part.name.startswith("gbp")]
+
+
+@claim("uniform-colour", "gaussian", "ring", "uniform")
+def uniform_distorts_colour(tables: Tables) -> list[Part]:
+    found = []
+    for law in ("gaussian", "ring"):
+        for rule, part in by_rule(last(tables[law]), RULES):
+            gap = minus(part, last(where(tables["uniform"], rule=rule)), "alignment_chroma")
+            found.append(mean(f"{rule}, {law} - uniform", gap, "alignment_chroma", at_least(0.05)))
+    return found

@@ -1,0 +1,72 @@
+"""Verdicts: from evidence to holds, does not hold or not decided, with the false discovery rate under control."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.claims.evidence import MOST_MISSING, Part
+
+RATE = 0.05  # of false decisions among all
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "not decided"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """why: what stands in the way, or how it misses; "" if there is nothing to say."""
+
+    word: str
+    why: str = ""
+
+
+def judge(parts: Sequence[Part], level: float) -> Verdict:
+    """Holds if every part lies inside its range with its interval at this level; does not hold if one lies wholly
+    outside at 1 - (1 - level) / parts; else not decided, as with too few images or seeds, or too much missing."""
+    if not parts:
+        return Verdict(UNDECIDED, "there is nothing to judge")
+    for part in parts:
+        if part.few:
+            return Verdict(UNDECIDED, f"at this n: {part.name} has {part.few}")
+        if not part.missing <= MOST_MISSING:
+            return Verdict(UNDECIDED, f"{part.missing:.0%} of {part.name} are missing")
+    stricter = 1 - (1 - level) / len(parts)
+    for part in parts:
+        low, high = part.interval(stricter)
+        if low > part.target.high or high < part.target.low:
+            return Verdict(FAILS, miss(part, low, high))
+    if all(
+        part.target.low <= low and high <= part.target.high for part in parts for low, high in [part.interval(level)]
+    ):
+        return Verdict(HOLDS)
+    return Verdict(UNDECIDED, "at this n")
+
+
+def inside(part: Part, low: float, high: float) -> bool:
+    return part.target.low <= low and high <= part.target.high
+
+
+def miss(part: Part, low: float, high: float) -> str:
+    """Which part is outside, and whether what was claimed is there but smaller."""
+    smaller = low > 0 and high < part.target.low
+    return f"{part.name}{' is smaller than claimed' if smaller else ''}"
+
+
+def decisions(
+    evidence: Mapping[str, Sequence[Part]], exact: Sequence[str], total: int
+) -> tuple[dict[str, Verdict], float, set[str]]:
+    """(the verdict of every claim, the level of decision, the claims that are decided at 1 - RATE / total as well).
+
+    The level is 1 - RATE R / total, R the largest number of claims that are decided at it (Benjamini and Hochberg, of
+    either direction). exact: claims without an interval, which no level concerns; total: claims with one, those without
+    evidence too.
+    """
+    with_interval = [name for name in evidence if name not in exact]
+
+    def decided(level: float) -> list[str]:
+        return [name for name in with_interval if judge(evidence[name], level).word != UNDECIDED]
+
+    level = 1 - RATE / total
+    for count in range(total, 0, -1):
+        if len(decided(1 - RATE * count / total)) >= count:
+            level = 1 - RATE * count / total
+            break
+    found = {name: judge(parts, level) for name, parts in evidence.items()}
+    return found, level, {*decided(1 - RATE / total)}

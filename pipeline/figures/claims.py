@@ -1,0 +1,115 @@
+"""The ledger: each claim of the paper with its evidence and the verdict."""
+
+import textwrap
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from pipeline.claims import ENTRIES, Claim, fixed_text, ledger
+from pipeline.claims.evidence import Part
+from pipeline.claims.verdicts import FAILS, HOLDS, UNDECIDED, Verdict, decisions
+from pipeline.figures import captions, style
+
+COLUMNS = [
+    "claim", "group", "headline", "place", "words", "number", "tags", "verdict", "why", "strict", "part", "estimate",
+    "low", "high", "decision_low", "decision_high", "target_low", "target_high", "n",
+]  # fmt: skip
+OPEN, DESCRIBED = "not computed", "described"
+COLOURS = {HOLDS: "#117733", FAILS: "#CC3311", UNDECIDED: "#888888", OPEN: "#BBBBBB", DESCRIBED: "#000000"}
+LINE, HEAD, FOOT = 0.15, 0.5, 0.75  # inches
+TEXT = """
+Profile {profile}: {state}; ledger {fixed}. Each claim's number with its 95 % interval, the target, and the verdict at
+the level of decision, 1 - .05 R / m = {level}, m = {total} claims with an interval (false discovery rate 5 %); dagger:
+also at 1 - .05 / m. Of several parts the one nearest to its target's wrong side is shown. {counts}.
+"""
+
+
+def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """A row per claim and part of it: COLUMNS. low, high: 95 % interval; decision_*: at the level of decision; strict:
+    decided at 1 - .05 / m as well. A claim without evidence has one row without numbers."""
+    claims = ledger()
+    evidence = {
+        name: entry.parts(tables) for name, entry in ENTRIES.items() if all(sweep in tables for sweep in entry.sweeps)
+    }
+    judged = {name: parts for name, parts in evidence.items() if not claims[name].described}
+    exact = [name for name in judged if claims[name].exact]
+    verdicts, level, strict = decisions(judged, exact, total_of(claims))
+    rows = []
+    for name, one in claims.items():
+        verdict = verdicts.get(name) or Verdict(DESCRIBED if name in evidence else OPEN)
+        about = [name, one.group, one.headline, one.place, one.claim, one.number, one.tags, verdict.word, verdict.why]
+        for part in evidence.get(name, [None]):
+            rows.append([*about, name in strict, *(cells(part, level) if part else [""] + [np.nan] * 7 + [""])])
+    return pd.DataFrame(rows, columns=COLUMNS).assign(level=level)
+
+
+def total_of(claims: Mapping[str, Claim]) -> int:
+    """m: claims with an interval and a verdict."""
+    return sum(not (one.exact or one.described) for one in claims.values())
+
+
+def cells(part: Part, level: float) -> list:
+    shown, decided = (part.interval(at) if np.isfinite(part.estimate) else (np.nan, np.nan) for at in (0.95, level))
+    return [part.name, part.estimate, *shown, *decided, part.target.low, part.target.high, part.n]
+
+
+def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
+    found = numbers(tables)
+    once = found.drop_duplicates("claim")["verdict"].value_counts()
+    first = next(iter(tables.values()))
+    return captions.words(
+        TEXT,
+        {},
+        profile=profile,
+        state=f"{first['model'].iloc[0]}, {first['image'].nunique()} images of {first['data'].iloc[0]}"
+        if "image" in first
+        else profile,
+        fixed=fixed_text(),
+        level=f"{found['level'].iloc[0]:.4f}",
+        total=total_of(ledger()),
+        counts=", ".join(f"{count} {word}" for word, count in once.items()),
+    )
+
+
+def draw(numbers: pd.DataFrame, text: str) -> Figure:
+    """A line per claim, by group."""
+    groups = [(group, [*part.groupby("claim", sort=False)]) for group, part in numbers.groupby("group", sort=False)]
+    height = HEAD + FOOT + LINE * (len({*numbers["claim"]}) + 1.5 * len(groups))
+    figure = style.page(height)
+    y = height - HEAD + LINE
+    for title, x in (("claim", 0.02), ("number [95 % interval], target", 0.63), ("verdict", 0.89)):
+        figure.text(x, (y + LINE) / height, title, fontsize=6.5, weight="bold")
+    for group, claims in groups:
+        y -= 0.5 * LINE
+        figure.text(0.01, y / height, group, fontsize=6.5, weight="bold", va="center")
+        y -= LINE
+        for name, parts in claims:
+            row, mark = parts.iloc[0], COLOURS[parts["verdict"].iloc[0]]
+            figure.text(0.01, y / height, "●", fontsize=5, color=mark, va="center")
+            figure.text(0.02, y / height, name, fontsize=5.8, va="center")
+            figure.text(
+                0.17, y / height, textwrap.shorten(row["words"], 84, placeholder=" ..."), fontsize=5.2, va="center"
+            )
+            figure.text(0.63, y / height, number_text(parts), fontsize=5.2, va="center")
+            words = f"{row['verdict']}{'†' if row['strict'] else ''}"
+            figure.text(0.89, y / height, words, fontsize=5.4, color=mark, va="center")
+            y -= LINE
+    style.caption(figure, text, y=0.06 / height)
+    return figure
+
+
+def number_text(parts: pd.DataFrame) -> str:
+    """Of the part that is worst placed."""
+    known = parts.dropna(subset="estimate")
+    if known.empty:
+        return ""
+    slack = np.minimum(known["decision_low"] - known["target_low"], known["target_high"] - known["decision_high"])
+    row = known.loc[slack.fillna(-np.inf).idxmin()]
+    interval = "" if row["low"] == row["high"] else f" [{row['low']:.2f}, {row['high']:.2f}]"
+    low, high = row["target_low"], row["target_high"]
+    target = f"≥ {low:g}" if high == np.inf else f"≤ {high:g}" if low == -np.inf else f"{low:g} to {high:g}"
+    return f"{row['estimate']:.2f}{interval}, {target if np.isfinite([low, high]).any() else 'no target'}" + (
+        f", {len(parts)} parts" if len(parts) > 1 else ""
+    )

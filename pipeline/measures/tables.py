@@ -1,0 +1,12 @@
+"""Rows of a table."""
+
+from typing import Any
+
+import numpy as np
+
+Table = Any  # a DataFrame, every selection of which pandas types as a frame, a series or a scalar
+
+
+def where(table: Table, **values: Any) -> Table:
+    """The rows with these values in these columns."""
+    return table[np.logical_and.reduce([table[column] == value for column, value in values.items()])]
