@@ -242,7 +242,7 @@ def test_cells_that_cannot_be_drawn():
     safe = [{**uniform[0], "experiment.naive": False}]
     assert "experiment.naive" in refusal(fig4, cells(laws=laws, literal=safe, overflow=uniform))
     removed = [{"weights": "removal", "weights.depth": 2}]
-    changed = dict.fromkeys(("maps_drawn", "maps", "curves_drawn", "curves"), removed)
+    changed = dict.fromkeys(("maps_drawn", "maps", "curves_drawn", "curves", "curves_middle"), removed)
     assert refusal(fig5, cells(**changed)) is None and refusal(fig5, cells("external", **changed)) is None
     assert "rule=activation" in refusal(fig5, cells("activation", **changed))
     assert "leave weights=" in refusal(

@@ -82,7 +82,7 @@ def test_what_a_sweep_keeps_is_kept(sweeps):
 
 def test_a_training_is_named_in_words(sweeps):
     (main,) = sweeps("fig8")["main"]
-    assert main.weights.value.training.startswith("data=digits train.seed=100 train.sizes=[32] train.epochs=[30]")
+    assert main.weights.value.training.startswith("data=digits train.seed=200 train.sizes=[32] train.epochs=[30]")
     assert "train.flip=false" in main.weights.value.training and main.weights.value.cell.data.value.training == 100
 
 

@@ -26,7 +26,7 @@ COLUMNS = ["panel", "state", "series", "x", "name", "y", "low", "high"]
 TEXT = r"""
 Profile {profile}: {trained[model]}, {trained.images}, without bottom process. Trained: {trained.weights}, with its
 biases and without; random: {random.weights}{random.weight_seeds}. $\gamma=0$ is the gradient's direction, infinity
-the $z^+$ rule (biases count in the sums that share relevance). (a) Factors of $\alpha=\langle{R,x}\rangle/(|R||x|)$
+the $z^+$ rule (biases count in the sums that share relevance). (a) Factors of $\alpha=\langle{{R,x}}\rangle/(|R||x|)$
 over those at $\gamma=0$ (GBP, RectGrad: over the gradient's), in decades. Without biases every $\gamma$ has the
 same numerator, so that condition (13), which speaks of numerators, can't be what aligns LRP. (c) Both sides of (13) in
 each layer, (left - right) / (|A| (|F r| + |W M r|)), mean over layers. (d) Trained: cosine of the map with the

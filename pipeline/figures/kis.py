@@ -201,7 +201,7 @@ def draw_kept(ax: Axes, part: pd.DataFrame) -> None:
 def draw_gain(ax: Axes, part: pd.DataFrame) -> None:
     for shift, (measure, filled) in zip((-0.12, 0.12), (("s_own", True), ("s_fixed", False)), strict=True):
         points = part[(part["measure"] == measure) & part["what"].isin(GAIN)]
-        at = points["what"].map([*GAIN].index) + shift
+        at = points["what"].map([*GAIN].index).astype(float) + shift
         style.curve(ax, at, points, style.Look("#000000", "o", "", "", filled), bars="y")
         for _, row in style.where(part, measure=measure, what="gain").iterrows():
             words = f"{'filled' if filled else 'open'}: {row['y']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"

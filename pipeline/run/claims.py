@@ -85,9 +85,11 @@ class Claims:
         try:
             yield True
         finally:
-            stop.set()
-            if (holder(path) or {}).get("token") == token:
-                path.unlink(missing_ok=True)
+            try:
+                give_back(path, token, stop)
+            except KeyboardInterrupt:  # a signal that comes just now
+                give_back(path, token, stop)
+                raise
 
     def clear(self, path: Path, seen: Mapping[str, Any] | None) -> None:
         """Take the claim of a dead process away as it was seen, and not the one that another process has in its place
@@ -164,6 +166,13 @@ def age(path: Path, touched: int) -> float:
         return (probe.stat().st_mtime_ns - touched) / 1e9
     finally:
         probe.unlink(missing_ok=True)
+
+
+def give_back(path: Path, token: str, stop: threading.Event) -> None:
+    """Unless another process has it by now."""
+    stop.set()
+    if (holder(path) or {}).get("token") == token:
+        path.unlink(missing_ok=True)
 
 
 def touch(path: Path, beat: float, stop: threading.Event) -> None:
