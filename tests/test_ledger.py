@@ -94,7 +94,7 @@ def test_what_is_missing_decides_nothing():
 def test_few_decisions_are_false(effects, most):
     """36 claims that share images and seeds: all on the boundary, or a third of them: the share of false decisions."""
     rng, false, decided, any_decided = np.random.default_rng(5), 0, 0, 0
-    for _ in range(12):
+    for _ in range(8):
         images, seeds = IMAGES * rng.normal(size=(20, 1)), SEEDS * rng.normal(size=(1, 10))
         evidence, truth = {}, {}
         for i in range(36):
@@ -109,7 +109,7 @@ def test_few_decisions_are_false(effects, most):
         assert strict <= {*some}
         decided, any_decided = decided + len(some), any_decided + bool(some)
         false += sum(truth[name] == 0.05 for name in some)
-    assert any_decided / 12 <= most if len(effects) == 1 else false <= most * decided
+    assert any_decided / 8 <= most if len(effects) == 1 else false <= most * decided
 
 
 def test_the_level_is_benjamini_and_hochbergs():
@@ -217,11 +217,11 @@ def arguments(tmp_path) -> list[str]:
     file = tmp_path / "net.safetensors"
     safetensors.torch.save_file(tiny.network().state_dict(), file)
     changes = ["gaussian.depth=2", "removal.depth=1", "thinned.depth=1"]
-    folder = tiny.images(tmp_path / "images", count=16)
+    folder = tiny.images(tmp_path / "images", count=4)
     return [
         "figure=claims", *tiny.OWN, "data=folder", f"data.root={folder}", "filter.size=3",
         f"profile.trained={{weights: checkpoint, weights.path: {file}}}", f"profile.base={file}",
-        "profile.seeds=[0,1,2,3,4,5,6,7]", "profile.ledger_law_seeds=[0,1,2,3,4,5,6,7]", *changes,
+        "profile.seeds=[0,1]", "profile.ledger_law_seeds=[0,1]", *changes,
     ]  # fmt: skip
 
 
@@ -239,7 +239,9 @@ def test_the_whole_ledger_of_a_tiny_network(run, tmp_path):
     ).all()
     width, decided = there["high"] - there["low"], there["decision_high"] - there["decision_low"]
     assert (decided >= width - 1e-9).all()
+    exact_ones = {name for name in ENTRIES if ledger()[name].exact}
     assert set(found["verdict"]) <= {HOLDS, FAILS, UNDECIDED, figure.OPEN, figure.DESCRIBED}
+    assert {*found.loc[found["verdict"].isin([HOLDS, FAILS]), "claim"]} <= exact_ones, "too few images for the others"
     words = found.drop_duplicates("claim").set_index("claim")["verdict"]
     assert words["bd-asr"] == figure.OPEN and words["rise-steady"] == figure.DESCRIBED
     means = there[there["claim"] == "act-rebuild"].iloc[0]
@@ -247,7 +249,7 @@ def test_the_whole_ledger_of_a_tiny_network(run, tmp_path):
         [pd.read_parquet(p) for p in ended.made[-1].parents[1].glob("results/attribute/*/table.parquet")]
     )
     first = starts[(starts["layer"] == 1) & starts["name"].eq("0")]
-    assert len(first) == 128 and np.isclose(means["estimate"], first["alignment"].mean())
+    assert len(first) == 8 and np.isclose(means["estimate"], first["alignment"].mean())
 
     some = run(*given, "claims=[act-rebuild,zplus-input]")
     assert some.code == 0, some.err
