@@ -21,7 +21,7 @@ TEXT = """
 Profile {profile}: {activation.state}{alone}; {activation.images}, explained class: {activation[explained]}.
 Propagation starts at a layer's ReLU from the units named, and the rule runs to the input, without bottom process.
 max, min: the largest and smallest {share:g} % of the non-zero activations of one image; controls: as many random
-ones, a constant on those of max and min, noise and another image's activation on all. (a) r is the activation itself
+ones, 1 on those of max and min, noise and another image's activation on all. (a) r is the activation itself
 (for LRP the relevance is, so that r is 1 there); dotted line: the attribution from the
 output. (b) r is what the rule sends to that layer, masked; all units give the attribution from the output. (c)
 Difference of alignment, image by image. (d, e) Cosine with the map from all units. Bands: 95 % intervals over images.

@@ -86,10 +86,10 @@ PARTS = {
     "max": Look("#BB5566", "^", "max (largest)"),
     "min": Look("#004488", "v", "min (smallest)"),
     "random": Look("#888888", "x", "random", ":"),
-    "constant_max": Look("#BB5566", "^", "constant on max", (0, (1, 1.5)), False),
-    "constant_min": Look("#004488", "v", "constant on min", (0, (1, 1.5)), False),
-    "noise": Look("#009988", "+", "noise on all", "-."),
-    "other": Look("#EE7733", "1", "another image's", "-."),
+    "constant_max": Look("#BB5566", "^", "1 on max", (0, (1, 1.5)), False),
+    "constant_min": Look("#004488", "v", "1 on min", (0, (1, 1.5)), False),
+    "noise": Look("#009988", "+", "noise", "-."),
+    "other": Look("#EE7733", "1", "other image", "-."),
 }
 
 # Decisions in Fig. 8.
