@@ -5,13 +5,14 @@ import numpy as np
 from pipeline.claims.contrasts import (
     RULES,
     by_rule,
+    gaps,
     last,
     mean_rank_correlation,
     minus,
     over_levels,
     spread_out,
 )
-from pipeline.claims.evidence import Part, alike, at_least, at_most, described, mean, statistic
+from pipeline.claims.evidence import Part, Range, at_least, at_most, mean, statistic
 from pipeline.claims.registry import Tables, claim
 from pipeline.measures.maps import BANDS
 from pipeline.measures.tables import Table, where
@@ -43,31 +44,22 @@ def rise_steady(tables: Tables) -> list[Part]:
     for state in STATES:
         for rule, table in by_rule(tables[state], CURVES):
             wide, columns = spread_out(table, "n", "alignment")
-            found.append(described(statistic(f"largest fall, {rule}, {state}", wide, columns, fall, alike())))
+            found.append(statistic(f"largest fall, {rule}, {state}", wide, columns, fall, Range()))
     return found
 
 
 @claim("random>trained", *STATES)
 def random_above_trained(tables: Tables) -> list[Part]:
-    return [
-        mean(
-            rule,
-            minus(over_levels(table), over_levels(where(tables["trained"], rule=rule)), "alignment"),
-            "alignment",
-            at_least(0.05),
-        )
-        for rule, table in by_rule(tables["random"])
-    ]
+    return gaps(over_levels(tables["random"]), over_levels(tables["trained"]), "alignment", at_least(0.05))
 
 
 @claim("random>trained-bands", *STATES)
 def random_above_trained_in_bands(tables: Tables) -> list[Part]:
     found = []
     for band in [f"alignment_band{i}" for i in range(BANDS)]:
-        for rule, table in by_rule(last_of_each(tables["random"])):
-            trained = where(last_of_each(tables["trained"]), rule=rule)
-            if not table[band].isna().all():  # empty at this size
-                found.append(mean(f"{rule}, {band[-5:]}", minus(table, trained, band), band, at_least(0.05)))
+        random, trained = (last_of_each(tables[state]) for state in STATES)
+        if not random[band].isna().all():  # empty at this size
+            found += gaps(random, trained, band, at_least(0.05), f", {band[-5:]}")
     return found
 
 
@@ -102,15 +94,8 @@ def literal_z_plus(tables: Tables) -> list[Part]:
 
 @claim("colour-loss", *STATES)
 def colour_loss(tables: Tables) -> list[Part]:
-    return [
-        mean(
-            rule,
-            minus(table, where(last_of_each(tables["trained"]), rule=rule), "alignment_chroma"),
-            "alignment_chroma",
-            at_least(0.05),
-        )
-        for rule, table in by_rule(last_of_each(tables["random"]))
-    ]
+    random, trained = (last_of_each(tables[state]) for state in STATES)
+    return gaps(random, trained, "alignment_chroma", at_least(0.05))
 
 
 def above_best_null(name: str, table: Table, nulls: Table) -> list[Part]:

@@ -1,6 +1,6 @@
 """The three perplexing behaviours (Section III-C), maps against maps."""
 
-from pipeline.claims.contrasts import RULES, by_rule, minus
+from pipeline.claims.contrasts import RULES, by_rule, each_rule, gaps, minus
 from pipeline.claims.evidence import Part, at_least, at_most, mean
 from pipeline.claims.registry import Tables, claim
 from pipeline.measures.tables import Table, where
@@ -9,13 +9,13 @@ PAIRS = (("gbp", "rectgrad"), ("gbp", "lrp"), ("rectgrad", "lrp"))
 
 
 def compared(table: Table, against: str, value: str = "cosine") -> Table:
-    """With one row per image and seed of each rule; a column of its own where several are compared."""
+    """A row per image, seed and rule."""
     return where(table, against=against)[["image", "seed", "rule", value]]
 
 
 @claim("rules-insensitive", "top")
 def rules_are_insensitive(tables: Tables) -> list[Part]:
-    return [mean(rule, part, "cosine", at_least(0.8)) for rule, part in by_rule(compared(tables["top"], "original"))]
+    return each_rule(compared(tables["top"], "original"), "cosine", at_least(0.8))
 
 
 @claim("gradient-sensitive", "top")
@@ -43,13 +43,12 @@ def single_layers_do_not_matter(tables: Tables) -> list[Part]:
 
 @claim("insensitive-bottom", "bottom")
 def bottom_layers_do_not_matter(tables: Tables) -> list[Part]:
-    return [mean(rule, part, "cosine", at_least(0.8)) for rule, part in by_rule(compared(tables["bottom"], "original"))]
+    return each_rule(compared(tables["bottom"], "original"), "cosine", at_least(0.8))
 
 
 @claim("class-insensitive", "likeness_trained")
 def classes_hardly_matter(tables: Tables) -> list[Part]:
-    table = compared(tables["likeness_trained"], "runner_up")
-    return [mean(rule, part, "cosine", at_least(0.8)) for rule, part in by_rule(table)]
+    return each_rule(compared(tables["likeness_trained"], "runner_up"), "cosine", at_least(0.8))
 
 
 def pairs(table: Table) -> list[Part]:
@@ -72,15 +71,12 @@ def rules_are_alike_trained(tables: Tables) -> list[Part]:
 @claim("edge-focus", "likeness_random", "likeness_trained")
 def trained_maps_show_edges(tables: Tables) -> list[Part]:
     random, trained = (compared(tables[f"likeness_{state}"], "edges", "spearman") for state in ("random", "trained"))
-    return [
-        mean(rule, minus(part, where(random, rule=rule), "spearman"), "spearman", at_least(0.05))
-        for rule, part in by_rule(trained)
-    ]
+    return gaps(trained, random, "spearman", at_least(0.05))
 
 
 @claim("rank1-lrp", "rank1")
 def z_plus_forgets_its_start(tables: Tables) -> list[Part]:
-    return [mean("lrp", part, "cosine", at_least(0.99)) for part in [first_layer(tables, "lrp")]]
+    return [mean("lrp", first_layer(tables, "lrp"), "cosine", at_least(0.99))]
 
 
 @claim("rank1-other", "rank1")

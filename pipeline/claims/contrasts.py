@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.stats import rankdata
 
-from pipeline.measures.tables import Table
+from pipeline.claims.evidence import Part, Range, mean
+from pipeline.measures.tables import Table, where
 
 RULES = ("gbp", "rectgrad", "lrp")
 
@@ -16,8 +17,8 @@ def last(table: Table) -> Table:
 
 
 def over_levels(table: Table, value: str = "alignment") -> Table:
-    """The mean over N, a row per image and seed."""
-    return table.groupby(["image", "seed"], as_index=False)[value].mean()
+    """The mean over N (or l), a row per image, seed and, where there are several, rule."""
+    return table.groupby(["image", "seed", *table.columns.intersection(["rule"])], as_index=False)[value].mean()
 
 
 def minus(first: Table, second: Table, value: str, *by: str) -> Table:
@@ -36,6 +37,19 @@ def minus(first: Table, second: Table, value: str, *by: str) -> Table:
 def by_rule(table: Table, rules: Sequence[str] = RULES) -> Iterator[tuple[str, Table]]:
     for rule in rules:
         yield rule, table[table["rule"] == rule]
+
+
+def each_rule(table: Table, value: str, target: Range) -> list[Part]:
+    """The mean of a column, rule by rule."""
+    return [mean(rule, part, value, target) for rule, part in by_rule(table)]
+
+
+def gaps(first: Table, second: Table, value: str, target: Range, label: str = "") -> list[Part]:
+    """first - second of a column, rule by rule; label: behind the rule's name."""
+    return [
+        mean(f"{rule}{label}", minus(part, where(second, rule=rule), value), value, target)
+        for rule, part in by_rule(first)
+    ]
 
 
 def spread_out(table: Table, by: str, value: str) -> tuple[Table, list[str]]:

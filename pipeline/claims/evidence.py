@@ -1,7 +1,7 @@
 """Evidence for a claim: numbers with intervals at any level, each with the target that it must reach."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -150,22 +150,6 @@ def normal(name: str, estimate: float, variance: float, target: Range, positive:
     return Part(name, estimate, target, n=f"{right} and {wrong} images", few=few, missing=missing, ends=ends)
 
 
-def drawn(name: str, estimate: float, draws: np.ndarray, target: Range, n: int) -> Part:
-    """With the percentile interval of bootstrap draws."""
-
-    def ends(level: float) -> tuple[float, float]:
-        low, high = np.nanpercentile(draws, [50 * (1 - level), 50 * (1 + level)])
-        return float(low), float(high)
-
-    few = f"{n} images" if n < LEAST_IMAGES else ""
-    return Part(name, estimate, target, n=f"{n} images", few=few, missing=float(np.isnan(draws).mean()), ends=ends)
-
-
 def exact(name: str, estimate: float, target: Range, n: str) -> Part:
     """What was enumerated or searched: no interval."""
     return Part(name, float(estimate), target, n=n, missing=float(np.isnan(estimate)))
-
-
-def described(part: Part) -> Part:
-    """Without a target."""
-    return replace(part, target=Range())

@@ -1,6 +1,6 @@
 """What one fixed filter of the image explains: P x = W_1 W_1^T x."""
 
-from pipeline.claims.contrasts import by_rule, minus
+from pipeline.claims.contrasts import by_rule, each_rule, gaps
 from pipeline.claims.evidence import Part, alike, at_least, at_most, mean
 from pipeline.claims.registry import Tables, claim
 from pipeline.measures.tables import Table, where
@@ -23,23 +23,17 @@ def filter_gap(tables: Tables) -> list[Part]:
     def halved(table: Table) -> Table:
         return table.assign(gap=table["cos_px"] - table["alignment"] / 2)
 
-    return [
-        mean(rule, minus(halved(table), halved(where(tables["filter_trained"], rule=rule)), "gap"), "gap", at_most(0.0))
-        for rule, table in by_rule(tables["filter_random"])
-    ]
+    return gaps(halved(tables["filter_random"]), halved(tables["filter_trained"]), "gap", at_most(0.0))
 
 
 @claim("filter-carries", "all_but_first", "only_first")
 def filter_carries(tables: Tables) -> list[Part]:
-    return [
-        mean(rule, minus(table, where(tables["only_first"], rule=rule), "similarity"), "similarity", at_least(0.2))
-        for rule, table in by_rule(tables["all_but_first"])
-    ]
+    return gaps(tables["all_but_first"], tables["only_first"], "similarity", at_least(0.2))
 
 
 @claim("residual-class", "filter_trained")
 def residual_is_no_class(tables: Tables) -> list[Part]:
-    return [mean(rule, table, "residual_runner_up", at_least(0.8)) for rule, table in by_rule(tables["filter_trained"])]
+    return each_rule(tables["filter_trained"], "residual_runner_up", at_least(0.8))
 
 
 def above_the_bottom_third(table: Table) -> Table:

@@ -1,22 +1,14 @@
 """Weight law against weight law (Fig. 4)."""
 
-from pipeline.claims.contrasts import RULES, by_rule, last, minus, over_levels
-from pipeline.claims.evidence import Part, Range, alike, at_least, at_most, mean
+from pipeline.claims.contrasts import gaps, last, over_levels
+from pipeline.claims.evidence import Part, Range, alike, at_least, at_most
 from pipeline.claims.registry import Tables, claim
-from pipeline.measures.tables import where
 
 
-def between(tables: Tables, first: str, second: str, target: Range, value: str = "alignment") -> list[Part]:
+def between(tables: Tables, first: str, second: str, target: Range) -> list[Part]:
     """first - second of the mean over N, each rule."""
-    return [
-        mean(
-            f"{rule}, {first} - {second}",
-            minus(over_levels(part, value), over_levels(where(tables[second], rule=rule), value), value),
-            value,
-            target,
-        )
-        for rule, part in by_rule(tables[first])
-    ]
+    one, other = (over_levels(tables[law]) for law in (first, second))
+    return gaps(one, other, "alignment", target, f", {first} - {second}")
 
 
 @claim("gauss~ring", "gaussian", "ring")
@@ -31,7 +23,7 @@ def uniform_is_worse(tables: Tables) -> list[Part]:
 
 @claim("uniform-raw", "gaussian", "ring", "uniform_raw")
 def literal_uniform_is_worse(tables: Tables) -> list[Part]:
-    """By the naive cosine of float32; whether the safe one agrees, its parts say."""
+    """By the naive cosine of float32, 0 where it overflows."""
     raw = tables["uniform_raw"]
     naive = {**tables, "uniform_raw": raw.assign(alignment=raw["alignment_naive"].astype(float).fillna(0))}
     return [part for law in ("gaussian", "ring") for part in between(naive, law, "uniform_raw", at_least(0.05))]
@@ -54,9 +46,9 @@ def gaussian_is_not_best(tables: Tables) -> list[Part]:
 
 @claim("uniform-colour", "gaussian", "ring", "uniform")
 def uniform_distorts_colour(tables: Tables) -> list[Part]:
-    found = []
-    for law in ("gaussian", "ring"):
-        for rule, part in by_rule(last(tables[law]), RULES):
-            gap = minus(part, last(where(tables["uniform"], rule=rule)), "alignment_chroma")
-            found.append(mean(f"{rule}, {law} - uniform", gap, "alignment_chroma", at_least(0.05)))
-    return found
+    uniform, target = last(tables["uniform"]), at_least(0.05)
+    return [
+        part
+        for law in ("gaussian", "ring")
+        for part in gaps(last(tables[law]), uniform, "alignment_chroma", target, f", {law} - uniform")
+    ]

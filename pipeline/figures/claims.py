@@ -21,8 +21,8 @@ COLOURS = {HOLDS: "#117733", FAILS: "#CC3311", UNDECIDED: "#888888", OPEN: "#BBB
 LINE, HEAD, FOOT = 0.15, 0.5, 0.75  # inches
 TEXT = """
 Profile {profile}: {state}; ledger {fixed}. Each claim's number with its 95 % interval, the target, and the verdict at
-the level of decision, 1 - .05 R / m = {level}, m = {total} claims with an interval (false discovery rate 5 %); dagger:
-also at 1 - .05 / m. Of several parts the one nearest to its target's wrong side is shown. {counts}.
+the level of decision, 1 - .05 R / m, m = {total} claims with an interval (false discovery rate 5 %); dagger: also at
+1 - .05 / m. Of several parts the one nearest to its target's wrong side is shown.
 """
 
 
@@ -56,8 +56,6 @@ def cells(part: Part, level: float) -> list:
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
-    found = numbers(tables)
-    once = found.drop_duplicates("claim")["verdict"].value_counts()
     first = next(iter(tables.values()))
     return captions.words(
         TEXT,
@@ -67,9 +65,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
         if "image" in first
         else profile,
         fixed=fixed_text(),
-        level=f"{found['level'].iloc[0]:.4f}",
         total=total_of(ledger()),
-        counts=", ".join(f"{count} {word}" for word, count in once.items()),
     )
 
 
@@ -96,7 +92,9 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
             words = f"{row['verdict']}{'†' if row['strict'] else ''}"
             figure.text(0.89, y / height, words, fontsize=5.4, color=mark, va="center")
             y -= LINE
-    style.caption(figure, text, y=0.06 / height)
+    counts = numbers.drop_duplicates("claim")["verdict"].value_counts()
+    found = ", ".join(f"{count} {word}" for word, count in counts.items())
+    style.caption(figure, f"{text} Level: {numbers['level'].iloc[0]:.4f}; {found}.", y=0.06 / height)
     return figure
 
 

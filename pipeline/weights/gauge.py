@@ -1,6 +1,8 @@
 """The balanced gauge: of all networks with the same function, the one whose neurons' incoming norms are their outgoing
 ones."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -38,10 +40,12 @@ def balanced(network: Network) -> list[tuple[Tensor, Tensor | None]]:
     scale = solve([energy(op, *pair) for op, pair in once], [pair for _, pair in once])
     found = []
     for op, (out, into) in zip(network.layers, groups, strict=True):
-        w = op.weight.flatten(2).double() if op.weight.ndim > 2 else op.weight[..., None].double()
+        w = op.weight.double().cpu()
+        w = w.flatten(2) if w.ndim > 2 else w[..., None]
         w = w * scale[out][:, None, None] / scale[into_each(op, into)][..., None]
         bias = op.layer.bias
-        found.append((w.view_as(op.weight).to(op.weight), None if bias is None else (bias * scale[out]).to(bias)))
+        moved = None if bias is None else (bias.double().cpu() * scale[out]).to(bias)
+        found.append((w.view_as(op.weight).to(op.weight), moved))
     return found
 
 
@@ -89,6 +93,10 @@ def channels(network: Network) -> list[tuple[Tensor, Tensor]]:
             held[op.output] = new
         elif op.kind == "concat" and op.settings["dim"] in (1, -3):
             held[op.output] = [group for value in values for group in value]
+        elif op.kind == "mean" and not over_pixels(op.settings["dim"]):
+            raise UserError(
+                f"no balanced gauge across a mean over channels ({op.where}); use weight_stats.gauge=stored"
+            )
         else:
             for other in values[1:]:
                 unite(values[0], other, op.where)
@@ -104,6 +112,10 @@ def channels(network: Network) -> list[tuple[Tensor, Tensor]]:
     return [(roots(new), roots(into)) for new, into in layers]
 
 
+def over_pixels(dim: int | Sequence[int]) -> bool:
+    return {*([dim] if isinstance(dim, int) else dim)} <= {2, 3, -1, -2}
+
+
 def into_each(op: Op, into: Tensor) -> Tensor:
     """Groups of the inputs (in,) -> of each filter's (out, in per filter)."""
     parts = op.layer.groups if isinstance(op.layer, torch.nn.Conv2d) else 1
@@ -114,11 +126,11 @@ def into_each(op: Op, into: Tensor) -> Tensor:
 def energy(op: Op, out: Tensor, into: Tensor) -> Tensor:
     """Sums of squared weights from group to group, (groups of outputs, groups of inputs), in their sorted order."""
     rows, columns = (groups.unique(return_inverse=True) for groups in (out, into))
-    w = op.weight.double().pow(2)
+    w = op.weight.double().cpu().pow(2)
     w = w.flatten(2).sum(2) if w.ndim > 2 else w
     places = rows[1][:, None] * len(columns[0]) + into_each(op, columns[1])
-    flat = torch.zeros(len(rows[0]) * len(columns[0]), dtype=torch.float64, device=w.device)
-    return flat.index_add(0, places.flatten().to(w.device), w.flatten()).view(len(rows[0]), len(columns[0]))
+    flat = torch.zeros(len(rows[0]) * len(columns[0]), dtype=torch.float64)
+    return flat.index_add(0, places.flatten(), w.flatten()).view(len(rows[0]), len(columns[0]))
 
 
 def solve(energies: list[Tensor], groups: list[tuple[Tensor, Tensor]]) -> Tensor:
