@@ -159,12 +159,13 @@ def sweep(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 def figures(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
     """The figure that is chosen, or with figure=all each of its figures."""
-    from pipeline.run.drawn import draw_figure
+    from pipeline.run.drawn import draw_figure, within_reach
 
     profile = hydra_config.runtime.choices["profile"]
-    for name, sweeps in figures_of(cfg, hydra_config).items():
+    for name, all_sweeps in figures_of(cfg, hydra_config).items():
+        sweeps, absent = within_reach(name, all_sweeps, profile, context)
         here = elsewhere([cell for cells in sweeps.values() for cell in cells], hydra_config, context)
-        pdf = draw_figure(name, sweeps, profile, here, force=here.run.force)
+        pdf = draw_figure(name, sweeps, profile, here, force=here.run.force, absent=absent)
         if pdf:
             print(*made(pdf), sep="\n", flush=True)
 

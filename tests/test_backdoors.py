@@ -12,6 +12,7 @@ from pipeline.attacks.inputaware import InputAwareAttack
 from pipeline.attacks.wanet import WaNetAttack
 from pipeline.figures import backdoor_tables, backdoors, save, scores, style
 from pipeline.files import CHECKPOINTS
+from pipeline.measures import attacked
 from pipeline.run.drawn import facts
 from tests.pages import check_texts
 from tests.test_conf import cells_of, hydra  # noqa: F401
@@ -188,7 +189,7 @@ def test_a_clean_network_has_the_number_of_the_one_whose_triggers_it_sees(made):
 def test_a_missing_input_is_not_a_lost_decision():
     table = part("triggered", "attribution", 0.9, 0.5, 0.5).query("label != goal")
     gone = table.assign(decision_star=table["decision_star"].where(table["decision_star"] == table["decision"], -1))
-    assert np.isclose(backdoor_tables.kept(table), 0.5) and backdoor_tables.kept(gone) == 1
+    assert np.isclose(attacked.kept(table), 0.5) and attacked.kept(gone) == 1
 
 
 def test_attacks_that_failed_stand_apart(made):
@@ -296,15 +297,14 @@ def test_its_cells(hydra, profile):  # noqa: F811
     """Every attacked network has clean ones beside it."""
     sweeps = cells_of("backdoors", profile, "rule=gbp")  # one rule for six, to be quick
     rows = {name: pd.DataFrame([facts(cell) for cell in cells]) for name, cells in sweeps.items()}
-    for attacked, clean in (("decides", "decides_clean"), ("highlight", "highlight_clean")):
+    for own, clean in (("decides", "decides_clean"), ("highlight", "highlight_clean")):
         keys = [
-            set(zip(backdoor_tables.whose(t), t["attack.name"], t["rule"], strict=True))
-            for t in map(rows.get, (attacked, clean))
+            set(zip(attacked.whose(t), t["attack.name"], t["rule"], strict=True)) for t in map(rows.get, (own, clean))
         ]
         assert keys[0] == keys[1] and len(keys[0]) == len(rows[clean])
-    assert set(backdoor_tables.whose(rows["cross"])) == set(backdoor_tables.whose(rows["again"]))
+    assert set(attacked.whose(rows["cross"])) == set(attacked.whose(rows["again"]))
     assert {cls.CROSS != "" for cls in (InputAwareAttack, WaNetAttack)} == {True} and not BadNetAttack.CROSS
-    kinds = {backdoor_tables.variant(network) for network in backdoor_tables.whose(rows["variants"])}
+    kinds = {backdoor_tables.variant(network) for network in attacked.whose(rows["variants"])}
     assert kinds >= {"1 px", "2 px", "3 px", "5 px"} and "fine-tuned" not in kinds
     assert {cell.experiment.value.rescale.value for cell in sweeps["rescale"]} == set(backdoors.RESCALES)
 

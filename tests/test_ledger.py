@@ -221,7 +221,7 @@ def arguments(tmp_path) -> list[str]:
     return [
         "figure=claims", *tiny.OWN, "data=folder", f"data.root={folder}", "filter.size=3",
         f"profile.trained={{weights: checkpoint, weights.path: {file}}}", f"profile.base={file}",
-        "profile.seeds=[0,1]", "profile.ledger_law_seeds=[0,1]", *changes,
+        "profile.ledger_seeds=[0,1]", "profile.ledger_law_seeds=[0,1]", *changes,
     ]  # fmt: skip
 
 

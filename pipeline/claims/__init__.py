@@ -14,14 +14,28 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.claims.readings import of_claim
 from pipeline.claims.registry import ENTRIES, Claim
 from pipeline.errors import UserError
 
-for _module in ("alignment", "behaviours", "fixed_filter", "laws", "removal", "extremes", "weights"):
+for _module in (
+    "alignment",
+    "behaviours",
+    "fixed_filter",
+    "laws",
+    "removal",
+    "extremes",
+    "weights",
+    "sufficiency",
+    "backdoors",
+    "theory",
+):
     import_module(f"pipeline.claims.{_module}")
 
+MASKS = "masks of objects (ILSVRC's boxes), which no data set here has"
+NEEDS = dict.fromkeys(("bg-loss", "bg-top", "bg-inactive", "fade-bg"), MASKS)  # claims without evidence
 LEDGER = Path(__file__).parent / "ledger.yaml"
-__all__ = ["ENTRIES", "LEDGER", "Claim", "fixed_text", "ledger", "needed"]
+__all__ = ["ENTRIES", "LEDGER", "NEEDS", "Claim", "fixed_text", "ledger", "needed"]
 
 
 @cache
@@ -40,15 +54,20 @@ def fixed_text() -> str:
 
 
 def needed(names: Sequence[str]) -> set[str]:
-    """The sweeps of the evidence for these claims. Raises UserError for what is no claim, and for one without
-    evidence."""
+    """The sweeps of the evidence for these claims, in all readings. Raises UserError for what is no claim, and for one
+    without evidence."""
     for name in names:
         if name not in ledger():
             close = difflib.get_close_matches(name, ledger(), n=1)
             hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(ENTRIES)}"
             raise UserError(f"there is no claim '{name}'; {hint}")
         if name not in ENTRIES:
-            raise UserError(f"nothing is computed for the claim {name} so far; choose from {', '.join(ENTRIES)}")
+            raise UserError(f"the claim {name} needs {NEEDS[name]}; choose from {', '.join(ENTRIES)}")
     if not names:
         raise UserError("claims=[] chooses none; leave it out for all")
-    return {sweep for name in names for sweep in ENTRIES[name].sweeps}
+    return {
+        sweep
+        for name in names
+        for sweeps in (ENTRIES[name].sweeps, *(reading.sweeps for reading in of_claim(name)))
+        for sweep in sweeps
+    }

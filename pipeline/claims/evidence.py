@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy.stats import norm, t
 
 from pipeline.measures.intervals import crossed_moments, crossed_table, over_crossed
+from pipeline.measures.scores import percentile_interval, resampled_valleys, valley
 from pipeline.measures.tables import Table
 
 LEAST_IMAGES, LEAST_SEEDS, LEAST_EACH = 16, 8, 30  # fewer decide nothing; LEAST_EACH: of right and of wrong decisions
 MOST_MISSING = 0.05
+DRAWS = 2000  # of a bootstrap
 NAN, INFINITE = float("nan"), float("inf")
 Ends = Callable[[float], tuple[float, float]]  # level -> interval
 
@@ -71,7 +74,7 @@ def statistic(
     """The first entry of a statistic of (images, seeds, columns); seeds: whether they are weight draws, of which there
     must be enough."""
     if table.empty:
-        return Part(name, NAN, target, n="", few="nothing", missing=1.0)
+        return nothing(name, target, "nothing")
     cells = np.concatenate([crossed_table(table, value, by=()) for value in values], axis=2)
     images, draws = cells.shape[:2]
     missing = float(np.isnan(cells).any(2).mean())
@@ -148,6 +151,42 @@ def normal(name: str, estimate: float, variance: float, target: Range, positive:
 
     few = f"{right} and {wrong}" if min(right, wrong) < LEAST_EACH else ""
     return Part(name, estimate, target, n=f"{right} and {wrong} images", few=few, missing=missing, ends=ends)
+
+
+def median(name: str, values: np.ndarray, target: Range, less: np.ndarray | None = None) -> Part:
+    """Of one value per image (n,), NaN where missing; with `less` (m,), of other images, how far it is above their
+    median. Images of each kind are drawn again (percentiles of DRAWS)."""
+    groups = [values] if less is None else [values, less]
+    there = [group[~np.isnan(group)] for group in groups]
+    few = ", ".join(f"{len(group)} images" for group in there if len(group) < LEAST_EACH)
+    if not all(len(group) for group in there):
+        return nothing(name, target, "nothing")
+    rng = np.random.default_rng(0)
+
+    def gap(some: Sequence[np.ndarray]) -> float:
+        return float(np.median(some[0])) - (float(np.median(some[1])) if len(some) > 1 else 0.0)
+
+    drawn = np.array([gap([group[rng.integers(0, len(group), len(group))] for group in there]) for _ in range(DRAWS)])
+    missing = 1 - sum(map(len, there)) / sum(map(len, groups))
+    counts = " and ".join(str(len(group)) for group in there)
+    return Part(name, gap(there), target, f"{counts} images", few, missing, partial(percentile_interval, drawn))
+
+
+def two_peaks(name: str, values: np.ndarray, target: Range) -> Part:
+    """V, how deep the valley between the peaks on both sides of 0 is; images are drawn again."""
+    there = values[~np.isnan(values)]
+    if len(there) < 2:
+        return nothing(name, target, "nothing")
+    few = f"{len(there)} images" if len(there) < 2 * LEAST_EACH else ""
+    drawn, missing = resampled_valleys(there, DRAWS), 1 - len(there) / len(values)
+    return Part(
+        name, valley(there).v, target, f"{len(there)} images", few, missing, partial(percentile_interval, drawn)
+    )
+
+
+def nothing(name: str, target: Range, why: str) -> Part:
+    """What can't be computed here."""
+    return Part(name, NAN, target, n="", few=why, missing=1.0)
 
 
 def exact(name: str, estimate: float, target: Range, n: str) -> Part:

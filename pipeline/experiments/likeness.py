@@ -35,9 +35,11 @@ COLUMNS = ["image", "target", "against", "cosine", "spearman", "ssim", "decision
 
 @dataclass(frozen=True)
 class Options:
-    """against: what each map is compared with: of MAPS, and names of rules (with their usual settings)."""
+    """against: what each map is compared with: of MAPS, and names of rules (with their usual settings); bottom: maps,
+    and those of other rules, are with the method's bottom process."""
 
     against: list[str]
+    bottom: bool
 
     def __post_init__(self):
         known = [*MAPS, *(name for name, cls in RULES.items() if cls is not External)]
@@ -45,6 +47,8 @@ class Options:
             raise ValueError(f"against has no '{unknown[0]}'; choose from {', '.join(known)}")
         if not self.against:
             raise ValueError("against is empty; give one map at least")
+        if self.bottom and not {*self.against} <= {*RULES}:
+            raise ValueError("maps with their bottom process are compared with those of other rules; name rules alone")
 
 
 def least_images(options: Options) -> int:
@@ -63,7 +67,7 @@ def run(network: Network, images: Images, rules: Sequence[Method], target: Targe
 
     def found(batch: Batch, record: Record, classes: Tensor) -> Iterator[list[Columns]]:
         for rule in rules:
-            r = map_of(record, rule, classes)
+            r = with_bottom(record, rule, classes) if options.bottom else map_of(record, rule, classes)
             yield [
                 {"against": name, **likeness(r, other), "decision_changes": changed}
                 for name, other, changed in others(batch, record, rule, classes, target, images, options)
@@ -83,8 +87,7 @@ def others(
             changed = (before.logits.argmax(1) != record.logits.argmax(1)).double()
             other = map_of(before, rule, classes)
         elif name == "bottom":
-            knows = isinstance(rule, Rule)
-            other = walk.attribute(record, rule, classes, bottom=True) if knows else torch.full_like(x, torch.nan)
+            other = with_bottom(record, rule, classes)
         elif name in ("runner_up", "random_class"):
             which = dict(
                 zip(("runner_up", "random_class"), other_classes(batch, record.logits, classes).values(), strict=True)
@@ -99,5 +102,12 @@ def others(
         elif name in NULLS:
             other = NULLS[name](x)
         else:
-            other = map_of(record, api.rule(name), classes)
+            other = (with_bottom if options.bottom else map_of)(record, api.rule(name), classes)
         yield name, other, changed
+
+
+def with_bottom(record: Record, rule: Method, classes: Tensor) -> Tensor:
+    """NaN of what knows no bottom process."""
+    if isinstance(rule, Rule):
+        return walk.attribute(record, rule, classes, bottom=True)
+    return torch.full_like(record.x, torch.nan)

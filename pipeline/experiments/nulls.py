@@ -7,9 +7,10 @@ import pandas as pd
 from pipeline.experiments.interface import Result
 from pipeline.images.batches import Images
 from pipeline.images.nullmaps import blur, edges, mean_colour, mosaic, noise
+from pipeline.measures.likeness import spearman
 from pipeline.measures.maps import BANDS, alignment, band_alignment
 
-COLUMNS = ["image", "target", "null", "alignment", *(f"alignment_band{i}" for i in range(BANDS))]
+COLUMNS = ["image", "target", "null", "alignment", *(f"alignment_band{i}" for i in range(BANDS)), "spearman_edges"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Options:
 
 
 def run(images: Images, options: Options) -> list[Result]:
-    """A row per image and null map: COLUMNS; target is -1."""
+    """A row per image and null map: COLUMNS; target is -1; spearman_edges: rank correlation of |map| with the edges."""
     rows = []
     for batch in images:
         for b, image in enumerate(batch.names):
@@ -35,5 +36,6 @@ def run(images: Images, options: Options) -> list[Result]:
             maps |= {"noise": noise(x, image), "other": images.other(image)}
             for name, r in maps.items():
                 numbers = [float(alignment(r, x)), *band_alignment(r, x)[0].tolist()]
+                numbers.append(float(spearman(r.abs(), maps["edges"])))
                 rows.append(dict(zip(COLUMNS, [image, -1, name, *numbers], strict=True)))
     return [Result(pd.DataFrame(rows))]

@@ -5,7 +5,8 @@ cell it is (weights, seed, rule, rule.first_layer, ...).
 Series come from the tables, by style.looks: known rules and laws in their order, then whatever else is there. A
 module that can't draw everything has `refuse(sweeps)` as well: given for each sweep what tells its cells apart, one
 mapping per cell with the keys of those columns, it returns a sentence that says why not and what to do, or None. It
-is asked before anything is computed.
+is asked before anything is computed. One with `numbers(tables, absent)` is drawn from the sweeps that can be computed;
+absent[sweep] is why another can't.
 
 A figure of maps has `draw(numbers, text, maps)`: maps[sweep] is a list of (which cell, {file: {key: tensor}}), one
 per cell in the order of the sweep, as its rows are in tables[sweep]; its csv holds the numbers that are printed in
@@ -54,6 +55,11 @@ def draws_maps(module: ModuleType) -> bool:
     return "maps" in signature(module.draw).parameters
 
 
+def does_without(module: ModuleType) -> bool:
+    """Whether it says of sweeps that are absent why they are, instead of needing all."""
+    return "absent" in signature(module.numbers).parameters
+
+
 def refusal(module: ModuleType, sweeps: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
     """Why these cells can't be drawn, from the module's `refuse`; None if they can."""
     return module.refuse(sweeps) if hasattr(module, "refuse") else None
@@ -66,11 +72,12 @@ def save(
     profile: str,
     folder: Path,
     maps: Mapping[str, Any] | None = None,
+    absent: Mapping[str, str] | None = None,
 ) -> Path:
     """Draw a figure from its sweeps' tables (and maps): <name>.pdf, .png and .csv (exactly what is drawn) in `folder`;
-    the pdf's path."""
+    the pdf's path. absent: why sweeps are not there, for a figure that does without."""
     style.use_style()
-    numbers = module.numbers(tables)
+    numbers = module.numbers(tables, absent or {}) if does_without(module) else module.numbers(tables)
     text = module.caption(tables, profile)
     figure = module.draw(numbers, text) if maps is None else module.draw(numbers, text, maps)
     paths = [folder / f"{name}{suffix}" for suffix in (".csv", ".png", ".pdf")]

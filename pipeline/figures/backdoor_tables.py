@@ -9,65 +9,16 @@ import pandas as pd
 
 from pipeline.figures import scores, style
 from pipeline.figures.scores import DRAWS, LEAST, NAN
+from pipeline.measures.attacked import kept, success, whose
 from pipeline.measures.scores import AT_ONCE, percentile_interval, resamples
 
-ATTACKS = {"badnet": "BadNet", "dynamic": "Dynamic", "inputaware": "InputAware", "wanet": "WaNet"}
-# The first of them that is there is the network that was trained with the trigger.
-WHOSE = ("attack.path", "attack.training", "weights.path", "weights.training")
 TUNED = "fine-tuned"
 VARIANTS = ("1 px", "2 px", "3 px", "5 px")
 
 Reading = Callable[[pd.DataFrame], float]
 
 
-# ---- which network, which images -------------------------------------------------------------------------------------
-
-
-def whose(table: pd.DataFrame) -> pd.Series:
-    """Of each row, the network that was trained with the trigger: the row's own, or for a clean network another one."""
-    found = pd.Series(None, index=table.index, dtype=object)
-    for column in (column for column in WHOSE if column in table):
-        found = found.where(found.notna(), table[column])
-    return found.fillna("")
-
-
-def numbered(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Each table with `attack`, the attack's name, and `network`, 1, 2, ... among those of one attack. A clean network
-    has the number of the attacked one whose triggers it is shown."""
-    numbers: dict[tuple[str, str], int] = {}
-    found = {}
-    for sweep, table in tables.items():
-        names = table["attack.name"].where(table["attack.name"].notna(), table["attack"])
-        keys = pd.DataFrame({"attack": names, "whose": whose(table)})
-        for attack, trigger in keys.drop_duplicates().itertuples(index=False):
-            known = [name for name, _ in numbers]
-            numbers.setdefault((attack, trigger), known.count(attack) + 1)
-        each = [numbers[attack, trigger] for attack, trigger in keys.itertuples(index=False)]
-        found[sweep] = table.assign(attack=names, network=each)
-    return found
-
-
-def toxic(table: pd.DataFrame) -> pd.DataFrame:
-    """The images that the attack must change: those not of the goal class."""
-    return table[table["label"] != table["goal"]]
-
-
-def undecided(table: pd.DataFrame) -> pd.DataFrame:
-    """Where the trigger has something to decide: what the network does not take for the goal class without it."""
-    return table[table["decision_plain"] != table["goal"]]
-
-
 # ---- what they tell --------------------------------------------------------------------------------------------------
-
-
-def kept(table: pd.DataFrame) -> float:
-    """Share of inputs that get the decision on the image itself, of those that are there."""
-    there = table[table["decision_star"] >= 0]
-    return float((there["decision_star"] == there["decision"]).mean())
-
-
-def success(table: pd.DataFrame) -> float:
-    return float((table["decision"] == table["goal"]).mean())
 
 
 def median(measure: str) -> Reading:
@@ -114,19 +65,6 @@ def mean_interval(labels: Sequence[str], what: str, values: pd.Series) -> list:
     mean, n = float(values.mean()), len(values)
     half = 1.96 * float(values.std(ddof=1)) / n**0.5 if n >= LEAST else NAN
     return [*labels, what, NAN, mean, mean - half, mean + half, n]
-
-
-def paired(attacked: pd.DataFrame, clean: pd.DataFrame) -> pd.DataFrame:
-    """highlight's rows of attacked networks beside those of the clean ones on the same triggered images (column names
-    with `_clean`), one map per image, network and `shown`: the rule, or filter, which is the same for every rule."""
-    keys = ["attack", "network", "shown", "image"]
-
-    def once(table: pd.DataFrame) -> pd.DataFrame:
-        shown = table["rule"].where(table["map"] != "filter", "filter")
-        return table.assign(shown=shown).drop_duplicates(keys)
-
-    right = once(clean)[[*keys, "energy", "rank_correlation"]]
-    return once(attacked).merge(right, on=keys, suffixes=("", "_clean"), how="inner")
 
 
 def lit(panel: str, pairs: pd.DataFrame) -> list[list]:

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from pipeline.figures import backdoor_tables as tabled
 from pipeline.figures import captions, scores, style
-from pipeline.figures.backdoor_tables import ATTACKS, TUNED, VARIANTS, toxic
+from pipeline.figures.backdoor_tables import TUNED, VARIANTS
 from pipeline.figures.style import Look
+from pipeline.measures.attacked import ATTACKS, numbered, paired, toxic, undecided, whose
 from pipeline.measures.scores import LOW
 
 BLACK, BLUE, ORANGE, GREEN, GREY = "#000000", "#0077BB", "#EE7733", "#009988", "#999999"
@@ -64,16 +65,16 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     success, s_own, s_fixed (medians), energy or rank_correlation; what: mean (over networks), network 1, ..., the same
     of clean ones (b), median (e), difference, attacked, chance (f), in d a density y at x, peaks and V; n: images, in
     rows of several networks those of all together."""
-    given = tabled.numbered({name: table for name, table in tables.items() if name != "variants"})
+    given = numbered({name: table for name, table in tables.items() if name != "variants"})
     part = {name: toxic(table) for name, table in given.items()}
     rows = tabled.by_network("a", part["rescale"], "experiment.rescale", tabled.KEPT)
     for sweep, state in (("decides", ""), ("decides_clean", "clean ")):
-        rows += tabled.by_network("b", tabled.undecided(once(part[sweep])), "sample", tabled.SUCCESS, state)
+        rows += tabled.by_network("b", undecided(once(part[sweep])), "sample", tabled.SUCCESS, state)
     for table in (part["again"], part["cross"].assign(input=part["cross"]["sample"])):
         rows += tabled.by_network("c", table, "input", tabled.KEPT)
     rows += tabled.variant_rows(toxic(tables["variants"]))
     rows += tabled.fates(part["again"][part["again"]["input"] == "attribution"])
-    rows += tabled.lit("f", tabled.paired(part["highlight"], part["highlight_clean"]))
+    rows += tabled.lit("f", paired(part["highlight"], part["highlight_clean"]))
     return pd.DataFrame(rows, columns=scores.COLUMNS)
 
 
@@ -86,12 +87,12 @@ def once(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
-    given = tabled.numbered({name: tables[name] for name in ("rescale", "highlight")})
+    given = numbered({name: tables[name] for name in ("rescale", "highlight")})
     rescale, counts = given["rescale"], given["rescale"].groupby("attack", sort=False)["network"].nunique()
     row, images = rescale.iloc[0], toxic(rescale).drop_duplicates(["attack", "network", "image"])
     each = images.groupby(["attack", "network"]).size()
     lit = toxic(given["highlight"]).drop_duplicates(["attack", "network", "image"])
-    kinds = [tabled.variant(whose) for whose in tabled.whose(tables["variants"]).unique()]
+    kinds = [tabled.variant(network) for network in whose(tables["variants"]).unique()]
     percents = rescale.loc[rescale["experiment.rescale"] == "percentile", "experiment.percent"]
     wide = f" of width {row['model.width']:.0f}" if np.isfinite(row.get("model.width", scores.NAN)) else ""
     return captions.words(

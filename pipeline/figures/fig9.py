@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pipeline.figures import captions, fig9_numbers, scores, style
 from pipeline.figures import maps as pictures
-from pipeline.figures.backdoor_tables import ATTACKS, whose
 from pipeline.figures.fig9_numbers import COST, CROSS, GATES, NOISE, gate, networks
 from pipeline.figures.style import Look
+from pipeline.measures.attacked import ATTACKS, whose
 
 numbers = fig9_numbers.numbers
 

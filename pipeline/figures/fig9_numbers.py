@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.figures import scores, style
-from pipeline.figures.backdoor_tables import ATTACKS, kept, numbered, success, toxic
 from pipeline.figures.scores import NAN
+from pipeline.measures.attacked import ATTACKS, kept, numbered, success, toxic
 from pipeline.measures.scores import bootstrap, highest, percentile_interval, resamples, weighted_aurocs
 
 PAIRS = (("badnet", "dynamic"), ("inputaware", "wanet"))  # the paper: their peaks are on the right, on the left

@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.files import file_hash, save_atomically
 from pipeline.run.cell import Cell, digest
 from pipeline.run.context import Context
-from pipeline.run.runner import left_out, run_cells
+from pipeline.run.runner import left_out, out_of_reach, run_cells
 
 
 def draw_figure(
@@ -22,15 +22,18 @@ def draw_figure(
     context: Context,
     name: str = "",
     force: bool = False,
+    absent: Mapping[str, str] | None = None,
 ) -> Path | None:
     """Compute what is missing, read the tables (and the maps, if the figure draws them), draw; path of the figure's
     pdf, None where tables are left to other processes.
 
-    Its png and csv lie beside it. name: of its files, by default the figure's. What is drawn from the same tables by
-    the same code stays. Raises UserError, before any work, for cells that the figure can't draw.
+    Its png and csv lie beside it. name: of its files, by default the figure's; absent: sweeps that it does without, and
+    why (`within_reach`). What is drawn from the same tables by the same code stays. Raises UserError, before any work,
+    for cells that the figure can't draw.
     """
     from pipeline.figures import (  # seaborn, which tables don't need, is slow to import
         FIGURES,
+        does_without,
         draws_maps,
         refusal,
         save,
@@ -38,8 +41,7 @@ def draw_figure(
 
     if empty := [sweep for sweep, cells in sweeps.items() if not cells]:
         raise UserError(
-            f"figure={figure} has nothing for its sweep {empty[0]}: profile={profile or 'null'} lends it no networks; "
-            "choose another profile"
+            f"figure={figure} has nothing for its sweep {empty[0]}: {nothing_lent(profile)}; choose another profile"
         )
     store, module, folder = context.store, FIGURES[figure], context.store.root / "figures"
     pdf, record = folder / f"{name or figure}.pdf", folder / f".{name or figure}.json"
@@ -47,11 +49,20 @@ def draw_figure(
     if complaint := refusal(module, {sweep: [about for _, about in cells] for sweep, cells in named.items()}):
         raise UserError(complaint)
     all_cells = [cell for cells in sweeps.values() for cell in cells]
-    run_cells(all_cells, context, force)
+    absent = dict(absent or {})
+    try:
+        run_cells(all_cells, context, force)
+    except UserError:
+        failed = {sweep: store.why_failed(cells) for sweep, cells in sweeps.items()}
+        if not does_without(module) or not any(failed.values()) or all(failed.values()):
+            raise
+        absent |= {sweep: why for sweep, why in failed.items() if why}
+        named = {sweep: cells for sweep, cells in named.items() if sweep not in absent}
+        all_cells = [cell for cells in named.values() for cell, _ in cells]
     if left_out(all_cells, context) or context.run.groups:  # a job does its share, and who sent it draws
         return None
-    sums = {sweep: [checksums(cell, context) for cell in cells] for sweep, cells in sweeps.items()}
-    drawn_from = digest({"code": drawing_code(), "profile": profile, "sweeps": sums})
+    sums = {sweep: [checksums(cell, context) for cell, _ in cells] for sweep, cells in named.items()}
+    drawn_from = digest({"code": drawing_code(), "profile": profile, "sweeps": sums, "absent": absent})
     there = all(file.is_file() for file in (pdf, pdf.with_suffix(".png"), pdf.with_suffix(".csv"), record))
     if there and not force and record.read_text() == drawn_from:
         return pdf
@@ -60,9 +71,26 @@ def draw_figure(
         tables[sweep] = pd.concat([store.read(cell).assign(**about) for cell, about in cells], ignore_index=True)
         if maps is not None:
             maps[sweep] = [(about, store.tensors(cell)) for cell, about in cells]
-    save(module, name or figure, tables, profile, folder, maps)
+    save(module, name or figure, tables, profile, folder, maps, absent)
     save_atomically(record, lambda path: path.write_text(drawn_from))
     return pdf
+
+
+def nothing_lent(profile: str) -> str:
+    return f"profile={profile or 'null'} lends it no networks"
+
+
+def within_reach(
+    figure: str, sweeps: Mapping[str, Sequence[Cell]], profile: str, context: Context
+) -> tuple[dict[str, Sequence[Cell]], dict[str, str]]:
+    """(the sweeps that can be computed, as far as that is known before; why the others can't) of a figure that does
+    without some; of others all."""
+    from pipeline.figures import FIGURES, does_without
+
+    if not does_without(FIGURES[figure]):
+        return dict(sweeps), {}
+    why = {sweep: out_of_reach(cells, context) if cells else nothing_lent(profile) for sweep, cells in sweeps.items()}
+    return {sweep: sweeps[sweep] for sweep in sweeps if not why[sweep]}, {name: w for name, w in why.items() if w}
 
 
 def checksums(cell: Cell, context: Context) -> list[Any]:

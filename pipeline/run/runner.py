@@ -70,6 +70,16 @@ def check(cells: Sequence[Cell], context: Context) -> None:
         refuse(cell, context)
 
 
+def out_of_reach(cells: Sequence[Cell], context: Context) -> str:
+    """Why cells that are not in the store can't be computed, as far as that is known before; "" if they can."""
+    placed = [with_file(cell, context) for cell in cells]
+    try:
+        check([cell for cell in placed if not current(cell, context)], context)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def trainings_of(needed_by: Sequence[Cell], todo: Sequence[Cell], context: Context) -> list[Cell]:
     """What has to be trained for these cells, and what context.run.groups names of the trainings for the others."""
     named = context.run.groups or ()

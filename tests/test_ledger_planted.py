@@ -1,0 +1,374 @@
+"""Evidence of single claims on tables whose answer is planted: what is there holds, what is not does not."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.claims import ENTRIES, readings
+from pipeline.claims.evidence import at_least, at_most, median, two_peaks
+from pipeline.claims.theory import rank_correlations
+from pipeline.claims.verdicts import FAILS, HOLDS, UNDECIDED, judge
+
+RULES = ("gbp", "rectgrad", "lrp")
+LEVEL = 0.99
+
+
+def crossed(
+    columns: Sequence[str], value: Callable[..., dict], levels: Sequence = (None,), seeds: int = 10, seed: int = 0
+):
+    """20 images x seeds x rules x levels; value(rng, rule, level, image, seed) -> columns."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        {"image": f"i{i}", "seed": s, "rule": rule, columns[0]: level, **value(rng, rule, level, i, s)}
+        for i in range(20)
+        for s in range(seeds)
+        for rule in (*RULES, "activation")
+        for level in levels
+    ]
+    return pd.DataFrame(rows)
+
+
+def verdict(name: str, tables: dict) -> str:
+    return judge(ENTRIES[name].parts(tables), LEVEL).word
+
+
+def cascade(base: float, slope: float = 0.05, **more: float) -> pd.DataFrame:
+    def value(rng, rule, n, i, s):
+        alpha = base + slope * n + more.get(rule, 0.0) + 0.01 * rng.normal() + 0.02 * np.sin(i) + 0.01 * np.cos(s)
+        return {"alignment": alpha, "alignment_chroma": alpha}
+
+    return crossed(["n"], value, levels=range(6))
+
+
+# ---- maps and cascades -----------------------------------------------------------------------------------------------
+
+
+def test_a_rule_that_fails_at_the_input_does_not_rise():
+    """W+ at layer 1, by which the alignment falls at the last level."""
+    rises = cascade(0.1)
+    falls = rises.assign(alignment=rises["alignment"].where((rises["n"] < 5) | (rises["rule"] != "lrp"), 0.0))
+    assert verdict("rise", {"random": rises, "trained": rises}) == HOLDS
+    assert verdict("rise", {"random": falls, "trained": rises}) == FAILS
+
+
+def test_a_law_that_differs_is_not_alike():
+    gaussian, ring, anisotropic = cascade(0.5), cascade(0.505), cascade(0.3)
+    assert verdict("gauss~ring", {"gaussian": gaussian, "ring": ring}) == HOLDS
+    assert verdict("gauss~ring", {"gaussian": gaussian, "ring": anisotropic}) == FAILS
+    assert verdict("aniso", {"gaussian": gaussian, "anisotropic": anisotropic}) == HOLDS
+
+
+def test_an_overflow_is_told_apart():
+    gaussian = cascade(0.5)
+    raw = gaussian.assign(alignment_naive=np.nan)
+    tables = {"gaussian": gaussian, "ring": gaussian, "uniform_raw": raw}
+    assert verdict("uniform-raw", tables) == HOLDS
+    (reading,) = readings.of_claim("uniform-raw")
+    assert verdict("uniform-raw", reading.change(tables)) == FAILS and reading.flips == "holds by overflow only"
+
+
+@pytest.mark.parametrize("null, word", [(0.4, HOLDS), (0.6, FAILS)])
+def test_null_maps(null, word):
+    names = ("noise", "edges", "mean_colour", "mosaic", "other")
+    rows = [
+        {"image": f"i{i}", "seed": 0, "null": name, "alignment": (null if name == "mosaic" else 0.1) + 0.01 * np.sin(i)}
+        for i in range(20)
+        for name in names
+    ]
+    state = cascade(0.3)  # 0.55 at N = L
+    assert verdict("above-null-trained", {"trained": state, "nulls": pd.DataFrame(rows)}) == word
+
+
+def test_maps_of_shuffled_images_are_not_specific():
+    def value(own):
+        return lambda rng, rule, level, i, s: {
+            "alignment": own + 0.05 * rng.normal(), "others": 0.05 * rng.normal(),
+            "ahead": 1.0 if own else rng.random(), "rank": 1 if own else rng.integers(1, 20),
+            "negative": own + 0.3, "negative_shuffled": 0.3 + 0.01 * rng.normal(),
+        }  # fmt: skip
+
+    right, wrong = (crossed(["level"], value(own)) for own in (0.5, 0.0))
+    assert verdict("specific", {"specific_random": right, "specific_trained": right}) == HOLDS
+    assert verdict("specific", {"specific_random": right, "specific_trained": wrong}) == FAILS
+    assert verdict("neg-info", {"specific_trained": right[right["seed"] == 0]}) == HOLDS
+    assert verdict("neg-info", {"specific_trained": wrong[wrong["seed"] == 0]}) == FAILS
+
+
+def test_colour_that_is_lost_at_the_bottom():
+    """kappa of act@L/3 and of the rule: all lost below, or all above."""
+    for at_third, rule, word in ((0.2, 0.1, HOLDS), (0.95, 0.1, FAILS)):
+        starts = crossed(["layer"], lambda *a, k=at_third: {"alignment_chroma": k}, levels=range(1, 6), seeds=1)
+        starts = starts[starts["rule"] == "activation"]
+        maps = crossed(["layer"], lambda rng, *a, k=rule: {"alignment_chroma": k + 0.01 * rng.normal()}, seeds=1)
+        assert verdict("colour-bottom", {"trained_starts": starts, "trained_maps": maps}) == word
+
+
+def test_occlusion_counts_deletion_alone():
+    def value(rng, rule, order, i, s):
+        auc = {"attribution": 0.2, "random": 0.5, "edges": 0.3}[order] + 0.03 * rng.normal()
+        return {"auc_normalised": auc, "units_off": 0.3 if order == "attribution" else 0.1, "direction": "deletion"}
+
+    table = crossed(["order"], value, levels=("attribution", "random", "edges"), seeds=1)
+    other = table.assign(direction="insertion", auc_normalised=0.0, units_off=0.0)
+    tables = {"occlusion": pd.concat([table, other])}
+    words = [verdict(name, tables) for name in ("occlude-random", "occlude-edge", "occlude-units")]
+    assert words == [HOLDS, HOLDS, HOLDS]
+    swapped = tables["occlusion"].replace({"order": {"attribution": "random", "random": "attribution"}})
+    assert [verdict(n, {"occlusion": swapped}) for n in ("occlude-random", "occlude-units")] == [FAILS, FAILS]
+
+
+# ---- KIS -------------------------------------------------------------------------------------------------------------
+
+INPUTS = {
+    "attribution": 1.2, "insertion": 0.1, "insertion_magnitude": 0.5, "edge": 0.0, "noise": 0.0, "blur": 0.0,
+    "filter": 1.2, "other": 0.0, "runner_up": 0.2, "random_network": 0.2,
+}  # fmt: skip
+
+
+def kis(n: int = 3000, seed: int = 1, margin_alone: bool = False, permuted: bool = False) -> pd.DataFrame:
+    """S that tells right from wrong by so many standard deviations."""
+    rng = np.random.default_rng(seed)
+    right, margin = rng.random(n) < 0.6, rng.normal(size=n)
+    right = (margin + rng.logistic(size=n)) > -0.5 if margin_alone else right
+    rows = []
+    for name, strength in INPUTS.items():
+        s = margin if margin_alone else strength * right + rng.normal(size=n)
+        if name == "filter":  # nearly the attribution's
+            s = rows[0]["s_own"].to_numpy() + 0.5 + 0.1 * rng.normal(size=n)
+        stays = s > 0
+        told = rng.permutation(right) if permuted else right
+        rows.append(pd.DataFrame({
+            "image": [f"i{i:05d}" for i in range(n)], "seed": 0, "input": name, "correct": told,
+            "s_own": s - 0.5, "margin": margin,
+            "decision": 0, "decision_star": np.where(stays, 0, 1), "data": "cifar10",
+        }))  # fmt: skip
+    found = pd.concat(rows, ignore_index=True)
+    if permuted:  # one truth for all inputs
+        told = dict(zip(found["image"][:n], rng.permutation(right), strict=True))
+        found["correct"] = found["image"].map(told)
+    return found.astype({"correct": "boolean"})
+
+
+AUROCS = ("kis-strong", "kis>magnitude", "magnitude>ins", "kis-own-map", "kis-beyond")
+
+
+def test_s_that_tells_and_s_that_does_not():
+    tells = {"kis": kis()}
+    assert [verdict(name, tells) for name in (*AUROCS, "kis-acc", "filter-kis")] == [HOLDS] * 7
+    assert verdict("ins-weak", tells) == HOLDS
+    permuted = {"kis": kis(permuted=True)}
+    assert {verdict(name, permuted) for name in AUROCS} <= {FAILS, UNDECIDED}
+    assert verdict("kis-strong", permuted) == FAILS and verdict("kis-acc", permuted) != HOLDS
+
+
+def test_s_that_is_the_margin_adds_nothing():
+    assert verdict("kis-beyond", {"kis": kis(margin_alone=True)}) == FAILS
+
+
+def test_the_accuracy_is_judged_on_cifar_alone():
+    table = kis()
+    assert verdict("clean-acc", {"kis": table}) == FAILS
+    good = table.assign(correct=pd.array(np.arange(len(table)) % 3000 % 13 != 0, dtype="boolean"))
+    assert verdict("clean-acc", {"kis": good}) == HOLDS  # 92.3 %
+    assert verdict("clean-acc", {"kis": good.assign(data="digits")}) == UNDECIDED
+
+
+def test_the_threshold_counts_the_range():
+    rng = np.random.default_rng(4)
+    n, right = 2000, np.arange(2000) % 2 == 0
+    rows = [
+        pd.DataFrame({
+            "image": [f"i{i:05d}" for i in range(n)], "input": name, "correct": right, "experiment.removed": share,
+            "s_own": rng.normal(size=n) + right * (share if name == "insertion" else 3 * share),
+        })
+        for name in ("insertion", "insertion_magnitude")
+        for share in (0.1, 0.5, 0.9)
+    ]  # fmt: skip
+    table = pd.concat(rows)
+    (part,) = ENTRIES["threshold"].parts({"kis_removed": table})
+    assert part.name == "0.9 - 0.1 removed" and judge([part], LEVEL).word == HOLDS
+    flat = table.assign(s_own=np.tile(rng.normal(size=n), len(table) // n))
+    assert verdict("threshold", {"kis_removed": flat}) == FAILS
+
+
+def test_peaks_and_medians():
+    rng = np.random.default_rng(5)
+    two = np.concatenate([rng.normal(-0.5, 0.1, 2000), rng.normal(0.6, 0.1, 2000)])
+    assert judge([two_peaks("V", two, at_least(0.1))], LEVEL).word == HOLDS
+    for one in (rng.normal(0, 0.3, 4000), rng.uniform(-1, 1, 4000)):
+        assert judge([two_peaks("V", one, at_least(0.1))], LEVEL).word != HOLDS
+    assert judge([two_peaks("V", rng.normal(0, 0.3, 4000), at_most(0.1))], LEVEL).word == HOLDS
+    found = median("m", np.r_[two + 0.2, np.nan], at_least(0.0), less=two)
+    assert found.estimate == pytest.approx(np.median(two + 0.2) - np.median(two)) and 0 < found.missing < 0.001
+    exponential = rng.exponential(size=400)
+    low, high = median("m", exponential, at_least(0.0)).interval(0.95)
+    asymptotic = 1.96 / (2 * 400**0.5 * 0.5)  # 1 / (2 f sqrt(n)), f = 1/2 at the median
+    assert (high - low) / 2 == pytest.approx(asymptotic, rel=0.25) and low < np.log(2) < high
+    assert judge([median("m", exponential[:29], at_least(0.0))], LEVEL).word == UNDECIDED
+
+
+# ---- backdoors -------------------------------------------------------------------------------------------------------
+
+
+def attacked(s: dict[str, float], networks: int = 1, n: int = 1500) -> pd.DataFrame:
+    """Triggered images with S around a place; the first network of each attack is the planted one."""
+    rng, rows = np.random.default_rng(6), []
+    for attack, place in s.items():
+        for network in range(networks):
+            values = (place if network == 0 else -place) + 0.1 * rng.normal(size=n)
+            star = np.where(values > 0, 0, 3)
+            about = {
+                "image": [f"i{i}" for i in range(n)], "seed": 100, "rule": "gbp", "attack": "planted",
+                "attack.name": attack, "weights.path": f"{attack}_{network}", "input": "attribution",
+                "goal": 0, "label": np.arange(n) % 10,
+                "decision": 0, "decision_star": star, "s_own": values, "s_fixed": values, "data": "cifar10",
+                "probability_star": 1 / (1 + np.exp(-6 * values)),
+            }  # fmt: skip
+            rows.append(pd.DataFrame({**about, "sample": "triggered"}))
+            clean = {**about, "sample": "clean", "decision": np.where(np.arange(n) % 14, about["label"], 11)}
+            rows.append(pd.DataFrame(clean))
+    return pd.concat(rows, ignore_index=True)
+
+
+PLACES = {"badnet": 0.5, "dynamic": 0.4, "inputaware": -0.5, "wanet": -0.6}
+SIDES = ("bd-right", "bd-left", "bd-consistent", "bd-alone", "bd-asr")
+
+
+def test_sides_of_the_attacks():
+    table = attacked(PLACES)
+    tables = {"attacked": table, "again": table.assign(input="retriggered")}
+    assert [verdict(name, tables) for name in SIDES] == [HOLDS] * 5
+    turned = attacked({name: -place for name, place in PLACES.items()})
+    tables = {"attacked": turned, "again": turned.assign(input="retriggered")}
+    assert [verdict(name, tables) for name in ("bd-right", "bd-left", "bd-alone")] == [FAILS] * 3
+
+
+def test_an_attack_without_a_network_decides_nothing():
+    table = attacked({name: place for name, place in PLACES.items() if name != "inputaware"})
+    tables = {"attacked": table, "again": table.assign(input="retriggered")}
+    assert verdict("bd-right", tables) == HOLDS and verdict("bd-left", tables) == UNDECIDED
+    assert judge(ENTRIES["bd-left"].parts(tables), LEVEL).why == "at this n: InputAware has no network"
+    assert verdict("bd-split", tables) == UNDECIDED
+
+
+def test_the_split_is_of_models():
+    parts = ENTRIES["bd-split"].parts({"attacked": attacked(PLACES)})
+    assert len(parts) == 8 and all("for these models" in part.name for part in parts)
+    assert all(judge([part], LEVEL).word == HOLDS for part in parts if part.name.startswith("P,"))
+    same = attacked(dict.fromkeys(PLACES, 0.3))
+    assert verdict("bd-split", {"attacked": same}) == FAILS
+    three = ENTRIES["bd-split"].parts({"attacked": attacked(PLACES, networks=3)})
+    assert not any("for these models" in part.name for part in three)
+
+
+def test_other_networks_are_a_reading():
+    table = attacked(PLACES, networks=2)
+    tables = {"attacked": table}
+    (reading,) = (r for r in readings.of_claim("bd-right") if r.name == "the other networks")
+    assert verdict("bd-right", tables) == HOLDS and verdict("bd-right", reading.change(tables)) == FAILS
+
+
+def test_maps_that_light_up_the_trigger():
+    rng, rows = np.random.default_rng(7), []
+    for attack in PLACES:
+        for rule in RULES:
+            energy = np.nan if attack == "wanet" else 0.3
+            rows.append(pd.DataFrame({
+                "image": [f"i{i}" for i in range(40)], "rule": rule, "attack": "planted", "attack.name": attack,
+                "map": "attribution", "weights.path": f"{attack}_0", "goal": 0, "label": 1,
+                "energy": energy + 0.02 * rng.normal(size=40),
+                "rank_correlation": 0.3 + 0.02 * rng.normal(size=40),
+            }))  # fmt: skip
+    lit = pd.concat(rows)
+    path = {"attack.path": lit["weights.path"], "weights.path": "clean"}
+    dark = lit.assign(energy=lit["energy"] - 0.2, rank_correlation=lit["rank_correlation"] - 0.2, **path)
+    assert verdict("bd-highlight", {"highlight": lit, "highlight_clean": dark}) == HOLDS
+    assert verdict("bd-highlight", {"highlight": lit, "highlight_clean": lit.assign(**path)}) == FAILS
+
+
+# ---- theory ----------------------------------------------------------------------------------------------------------
+
+
+def nfr(margin: float, relation: str, rule: str, gamma: str = "") -> pd.DataFrame:
+    table = pd.DataFrame(
+        {"rule": [rule] * 50, "gamma": gamma, "margin": 0.2, "relation": "greater", "image": "a", "seed": 0}
+    )
+    table.loc[7, ["margin", "relation"]] = [margin, relation]
+    return table
+
+
+@pytest.mark.parametrize("margin, relation, word", [(-0.1, "less", FAILS), (-1e-8, "equal", HOLDS), (-0.1, "", HOLDS)])
+def test_one_counterexample_is_enough(margin, relation, word):
+    good = nfr(0.2, "greater", "gbp")
+    tables = {"nfr_random": good, "nfr_ring": nfr(margin, relation, "gbp"), "nfr_unbiased": good}
+    assert verdict("prop1", tables) == word
+    kept, dropped = (nfr(margin, relation, "lrp", gamma) for gamma in ("kept", "dropped"))
+    plain = nfr(0.2, "greater", "lrp", "dropped")
+    tables = {"nfr_random": pd.concat([kept, plain]), "nfr_ring": plain, "nfr_unbiased": plain}
+    assert verdict("prop3", tables) == HOLDS, "with gamma it is an identity"
+    assert verdict("prop3", {**tables, "nfr_ring": dropped}) == word
+
+
+def test_theorem_1_is_as_bad_as_its_worst_draw():
+    rows = [
+        {"weights": law, "dim": 27, "neurons": 27000, "rule": "gbp", "draw": draw, "image": "a", "alignment": 0.995}
+        for law in ("gaussian", "ring", "uniform")
+        for draw in range(20)
+    ]
+    table = pd.DataFrame(rows)
+    assert verdict("thm1", {"theorem1": table}) == HOLDS
+    table.loc[5, "alignment"] = 0.98
+    assert verdict("thm1", {"theorem1": table}) == FAILS
+
+
+def test_rank_correlations_over_shares():
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(8)
+    rows = [
+        {"image": i, "seed": s, "layer": layer, "alignment_layer": rng.normal(), "alignment": rng.normal()}
+        for i in "ab"
+        for s in (0, 1)
+        for layer in (1, 2, 3)
+        for _ in range(11)
+    ]
+    table = pd.DataFrame(rows)
+    found = rank_correlations(table).set_index(["image", "seed"])["rank"]
+    for key, part in table.groupby(["image", "seed"]):
+        slow = [spearmanr(p["alignment_layer"], p["alignment"]).statistic for _, p in part.groupby("layer")]
+        assert found[key] == pytest.approx(np.mean(slow))
+
+
+def test_the_numerator_does_not_carry_lrp():
+    rng = np.random.default_rng(9)
+    rows = [
+        {"image": f"i{i}", "seed": 0, "rule": "lrp_gamma", "rule.gamma": gamma, "alignment": rise + 0.02 * rng.normal()}
+        for i in range(20)
+        for gamma, rise in ((0.0, 0.1), (np.inf, 0.5))
+    ]
+    table, margins = pd.DataFrame(rows), pd.DataFrame({"margin": 1e-12 * rng.normal(size=300)})
+    assert verdict("numerator", {"gamma_unbiased": table, "gamma_margin": margins}) == HOLDS
+    for bad in ({"gamma_margin": margins + 1e-3}, {"gamma_unbiased": table.assign(alignment=0.3)}):
+        assert verdict("numerator", {"gamma_unbiased": table, "gamma_margin": margins, **bad}) == FAILS
+
+
+# ---- readings --------------------------------------------------------------------------------------------------------
+
+
+def test_other_readings_take_the_place_of_what_they_are_about():
+    main, other = cascade(0.1), cascade(0.6)
+    lrp = other[other["rule"] == "lrp"].assign(rule="wplus")
+    tables = {"random": main, "trained": main, "random_wplus": lrp, "trained_wplus": lrp}
+    (reading,) = (r for r in readings.READINGS if r.name == "LRP without γ")
+    read = reading.change(tables)["random"]
+    assert len(read) == len(main) and {*read["rule"]} == {*main["rule"]}
+    at = read.groupby("rule")["alignment"].mean() - main.groupby("rule")["alignment"].mean()
+    assert at["lrp"] == pytest.approx(0.5, abs=0.01) and (at.drop("lrp") == 0).all()
+    assert readings.applied(reading, {"random": main}, ("random",)) is None
+
+
+def test_every_reading_is_of_claims_with_evidence():
+    assert len({reading.name for reading in readings.READINGS}) == len(readings.READINGS)
+    assert {name for reading in readings.READINGS for name in reading.claims} <= {*ENTRIES}
