@@ -15,6 +15,7 @@ OVER_IMAGES = {
     "memory": "rule=gbp",
     "midalign": "rule=rectgrad",
     "nfr": "rule=rectgrad",
+    "occlusion": "rule=lrp",
     "rank1": "rule=lrp",
     "nulls": "seed=1",
 }
@@ -36,7 +37,11 @@ def test_tables_over_images(cell, tmp_path, experiment, argument):
     pd.testing.assert_frame_equal(first, again, check_exact=True)
     keys = [c for c in first if not pd.api.types.is_float_dtype(first[c])]
     numbers = [c for c in first if c not in keys]
-    by = [c for c in ("image", "n", "layer", "part", "start", "side", "other", "null", "name") if c in first]
+    by = [
+        c
+        for c in ("image", "n", "layer", "part", "start", "side", "other", "null", "order", "direction", "name")
+        if c in first
+    ]
     first, whole = (t.sort_values(by, kind="stable", ignore_index=True) for t in (first, whole))
     pd.testing.assert_frame_equal(first[keys], whole[keys])
     np.testing.assert_allclose(first[numbers], whole[numbers], rtol=0, atol=1e-5)

@@ -174,6 +174,7 @@ REFUSED = {
     "highlight": set(),
     "filter": set(),
     "likeness": set(),
+    "occlusion": set(),
     "nfr": {*NO_RULES, "lrp_alphabeta", "lrp_epsilon"},
     **dict.fromkeys(("extremes", "failure", "memory", "midalign", "rank1", "theorem1", "theorem2"), NO_RULES),
     **dict.fromkeys(("directions", "nulls", "weight_stats", "train", "geometry", "verify"), frozenset()),  # take none

@@ -24,6 +24,7 @@ from pipeline.experiments import (
     mixed,
     nfr,
     nulls,
+    occlusion,
     rank1,
     specific,
     theorem1,
@@ -62,6 +63,7 @@ EXPERIMENTS = {
     "midalign": experiment(midalign, version=1),
     "mixed": experiment(mixed, version=1),
     "specific": experiment(specific, version=1, takes=(Rule, Activation, External), least_images=lambda options: 2),
+    "occlusion": experiment(occlusion, version=1, takes=(Rule, Activation, External)),
     "rank1": experiment(rank1, version=1),
     "verify": experiment(verify, version=1, dtype=Dtype.float64, fresh=True, report=verify.report),
 }
