@@ -6,9 +6,10 @@ import pytest
 import safetensors.torch
 from sklearn.metrics import roc_auc_score
 
-from pipeline.claims import ENTRIES, fixed_text, ledger, needed
+from pipeline.claims import ENTRIES, NEEDS, fixed_text, ledger, needed
 from pipeline.claims.contrasts import mean_rank_correlation, minus
 from pipeline.claims.evidence import Part, Range, alike, at_least, auroc, auroc_gain, exact, mean, share
+from pipeline.claims.readings import READINGS
 from pipeline.claims.verdicts import FAILS, HOLDS, RATE, UNDECIDED, decisions, judge
 from pipeline.errors import UserError
 from pipeline.figures import claims as figure
@@ -190,9 +191,9 @@ def test_every_entry_is_a_claim_and_its_sweeps_are_there(hydra_sweeps):
     assert {*ENTRIES} <= {*claims} and len(claims) == 93
     for name, entry in ENTRIES.items():
         assert {*entry.sweeps} <= {*hydra_sweeps}, name
-    assert {*hydra_sweeps} == {sweep for entry in ENTRIES.values() for sweep in entry.sweeps}, (
-        "nothing is computed in vain"
-    )
+    used = {sweep for entry in (*ENTRIES.values(), *READINGS) for sweep in entry.sweeps}
+    assert {*hydra_sweeps} == used, "nothing is computed in vain"
+    assert {*claims} - {*ENTRIES} == {*NEEDS}
     assert sorted({one.headline for one in claims.values() if one.headline}) == list(range(1, 11))
     assert "sha256" in fixed_text()
 
@@ -208,7 +209,8 @@ def hydra_sweeps():
 
 def test_what_is_asked_for():
     assert needed(["act-rebuild"]) == {"random", "starts"}
-    for names, words in ((["rize"], "did you mean rise"), (["bd-asr"], "nothing is computed"), ([], "chooses none")):
+    assert {"removed", "removed_middle", "thinned_conv"} <= needed(["removal-align"]), "other readings too"
+    for names, words in ((["rize"], "did you mean rise"), (["bg-top"], "masks of objects"), ([], "chooses none")):
         with pytest.raises(UserError, match=words):
             needed(names)
 
@@ -218,9 +220,15 @@ def arguments(tmp_path) -> list[str]:
     safetensors.torch.save_file(tiny.network().state_dict(), file)
     changes = ["gaussian.depth=2", "removal.depth=1", "thinned.depth=1"]
     folder = tiny.images(tmp_path / "images", count=4)
+    labels = [f"image{i:03d}.png,{i % 3}" for i in range(4)]
+    (folder / "labels.csv").write_text("\n".join(["file,class_index", *labels]))
+    other = f"{{{', '.join(tiny.OWN).replace('=', ': ')}, data: folder, data.root: {folder}}}"
     return [
         "figure=claims", *tiny.OWN, "data=folder", f"data.root={folder}", "filter.size=3",
         f"profile.trained={{weights: checkpoint, weights.path: {file}}}", f"profile.base={file}",
+        "~profile.kis.main", f"+profile.kis.main={other}", "~profile.pictures.failures",
+        f"+profile.pictures.failures={other}", "profile.backdoors.attacked=[]", "profile.backdoors.clean=[]",
+        "theorem1.draws=1", "theorem1.sides=[1]", "theorem2.nets=2", "theorem2.inputs=3",
         "profile.ledger_seeds=[0,1]", "profile.ledger_law_seeds=[0,1]", *changes,
     ]  # fmt: skip
 
@@ -233,7 +241,8 @@ def test_the_whole_ledger_of_a_tiny_network(run, tmp_path):
     assert {*found["claim"]} == {*ledger()}
     there = found.dropna(subset="estimate")
     without_top = {"ext-top", "ext-original", "ext-control"}  # of three layers the top third is the output alone
-    assert {*there["claim"]} == {*ENTRIES} - without_top
+    attacked = {name for name, one in ledger().items() if one.group == "Backdoors" or name == "bd-split"}
+    assert {*there["claim"]} == {*ENTRIES} - without_top - attacked
     assert (
         there["low"].isna() | ((there["low"] <= there["estimate"] + 1e-9) & (there["estimate"] <= there["high"] + 1e-9))
     ).all()
@@ -242,8 +251,12 @@ def test_the_whole_ledger_of_a_tiny_network(run, tmp_path):
     exact_ones = {name for name in ENTRIES if ledger()[name].exact}
     assert set(found["verdict"]) <= {HOLDS, FAILS, UNDECIDED, figure.OPEN, figure.DESCRIBED}
     assert {*found.loc[found["verdict"].isin([HOLDS, FAILS]), "claim"]} <= exact_ones, "too few images for the others"
-    words = found.drop_duplicates("claim").set_index("claim")["verdict"]
-    assert words["bd-asr"] == figure.OPEN and words["rise-steady"] == figure.DESCRIBED
+    words = found.drop_duplicates("claim").set_index("claim")
+    assert words["verdict"]["bd-asr"] == figure.OPEN and words["verdict"]["rise-steady"] == figure.DESCRIBED
+    assert "lends it no networks" in words["why"]["bd-asr"] and "masks of objects" in words["why"]["bg-top"]
+    read = found[found["reading"].notna()].groupby("claim")["reading"].unique()
+    assert "SSIM" in read["sim-trained"] and "layer 1 alone" in read["aniso"]
+    assert "layers 2 to L" not in read["aniso"], "there are no 15 layers, and the other readings do without"
     means = there[there["claim"] == "act-rebuild"].iloc[0]
     starts = pd.concat(
         [pd.read_parquet(p) for p in ended.made[-1].parents[1].glob("results/attribute/*/table.parquet")]
@@ -254,6 +267,7 @@ def test_the_whole_ledger_of_a_tiny_network(run, tmp_path):
     some = run(*given, "claims=[act-rebuild,zplus-input]")
     assert some.code == 0, some.err
     few = pd.read_csv(some.made[0]).dropna(subset="estimate")
+    assert "not asked for" in {*pd.read_csv(some.made[0])["why"]}
     assert {*few["claim"]} == {"act-rebuild", "zplus-input"}
     again = few.set_index("part")["estimate"]
     np.testing.assert_allclose(

@@ -314,13 +314,16 @@ def test_one_counterexample_is_enough(margin, relation, word):
 def test_theorem_1_is_as_bad_as_its_worst_draw():
     rows = [
         {"weights": law, "dim": 27, "neurons": 27000, "rule": "gbp", "draw": draw, "image": "a", "alignment": 0.995}
-        for law in ("gaussian", "ring", "uniform")
+        for law in ("gaussian", "ring")
         for draw in range(20)
     ]
     table = pd.DataFrame(rows)
-    assert verdict("thm1", {"theorem1": table}) == HOLDS
-    table.loc[5, "alignment"] = 0.98
-    assert verdict("thm1", {"theorem1": table}) == FAILS
+    z_plus = table.assign(rule="lrp", **{"rule.first_layer": "split"})
+    assert verdict("thm1", {"theorem1": table, "theorem1_lrp": z_plus}) == HOLDS
+    for name in ("theorem1", "theorem1_lrp"):
+        tables = {"theorem1": table.copy(), "theorem1_lrp": z_plus.copy()}
+        tables[name].loc[5, "alignment"] = 0.98
+        assert verdict("thm1", tables) == FAILS
 
 
 def test_rank_correlations_over_shares():

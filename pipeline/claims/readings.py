@@ -43,6 +43,8 @@ def instead(name: str, claims: tuple[str, ...], by: str = "rule", words: str = "
     def change(tables: Tables) -> Tables:
         found = dict(tables)
         for main, other in sweeps.items():
+            if main not in tables:  # another claim's
+                continue
             new = tables[other]
             new = new.assign(rule=new["rule"].replace({"wplus": "lrp"})) if "rule" in new else new
             found[main] = pd.concat([tables[main][~tables[main][by].isin(new[by].unique())], new], ignore_index=True)

@@ -1,6 +1,7 @@
 """Propositions and theorems (Section III-B, IV-B): exact ones by search, the others on real networks."""
 
 import numpy as np
+import pandas as pd
 
 from pipeline.claims.contrasts import by_rule, minus
 from pipeline.claims.evidence import Part, Range, at_least, at_most, exact, mean
@@ -41,12 +42,18 @@ def z_plus_filters_negatives(tables: Tables) -> list[Part]:
     return [counterexamples("counterexamples, z+ without γ", tables, UNBIASED, "lrp", gamma="dropped")]
 
 
-@claim("thm1", "theorem1")
+def with_z_plus(tables: Tables, sweep: str) -> Table:
+    """A sweep and that of z+, whose rule is named with its first layer."""
+    z_plus = tables[f"{sweep}_lrp"]
+    return pd.concat([tables[sweep], z_plus.assign(rule="z+ " + z_plus["rule.first_layer"])], ignore_index=True)
+
+
+@claim("thm1", "theorem1", "theorem1_lrp")
 def a_layer_returns_its_input(tables: Tables) -> list[Part]:
     """The worst draw and input."""
     found = []
-    table = tables["theorem1"][tables["theorem1"]["weights"].isin(["gaussian", "ring"])]
-    for (law, dim, rule), part in table[table["neurons"] == 1000 * table["dim"]].groupby(["weights", "dim", "rule"]):
+    table = with_z_plus(tables, "theorem1")
+    for (law, dim, rule), part in table.groupby(["weights", "dim", "rule"], sort=False):
         words = f"{part['draw'].nunique()} draws, {part['image'].nunique()} images"
         found.append(
             exact(f"lowest alignment, {rule}, {law}, d = {dim}", part["alignment"].min(), at_least(0.99), words)
@@ -72,14 +79,10 @@ def its_rate_is_that_of_its_law(tables: Tables) -> list[Part]:
 
 def exact_cases(tables: Tables) -> Table:
     """Of Theorem 2: orthogonal weights of equal norms."""
-    table = tables["theorem2"]
-    table = table.assign(
-        rule=np.where(table["rule"] == "lrp", "z+ " + table["rule.first_layer"].astype(str), table["rule"])
-    )
-    return where(table, mixing=0.0, spread=0.0)
+    return where(with_z_plus(tables, "theorem2"), mixing=0.0, spread=0.0)
 
 
-@claim("thm2", "theorem2")
+@claim("thm2", "theorem2", "theorem2_lrp")
 def along_a_is_better(tables: Tables) -> list[Part]:
     found = []
     for rule, part in where(exact_cases(tables), draws=1).groupby("rule", sort=False):
@@ -90,7 +93,7 @@ def along_a_is_better(tables: Tables) -> list[Part]:
     return found
 
 
-@claim("thm2-equal", "theorem2")
+@claim("thm2-equal", "theorem2", "theorem2_lrp")
 def equal_only_if_all_are(tables: Tables) -> list[Part]:
     """Per draw; and for the mean over draws of r_b, where 1 - ratio falls as their number grows if all A are equal."""
     table, found = exact_cases(tables), []
