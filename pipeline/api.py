@@ -83,7 +83,8 @@ def attribute(
 
     by: a rule or its name; target: (B,) classes to explain, by default the decisions; bottom: with the method's bottom
     process, as published (without it, maps are comparable: Table I's "W/O B"); layer: for "activation", the layer l
-    whose A_l is sent down, with GBP below it. Raises UserError if the rule can't explain this network.
+    whose A_l is sent down, with GBP below it. Raises UserError if the rule can't explain this network, and for a target
+    that is not a class of it for each image.
     """
     record = network.forward(x)
     method = rule(by) if isinstance(by, str) else by
@@ -91,10 +92,18 @@ def attribute(
         if layer is None or not 1 <= layer <= network.depth:
             raise UserError(f"the activation needs layer=l, a number from 1 to {network.depth}")
         return walk.walk(record, record.activation(layer), lambda _: Gbp(), top=layer)
-    r = walk.attribute(record, method, target, bottom)
+    r = walk.attribute(record, method, None if target is None else explained(target, record.logits), bottom)
     if bool(r.isnan().any()):
         raise UserError("an explained class has logit 0, so relevance 1 has no gradient form; set start_at=logit")
     return r
+
+
+def explained(target: Tensor, logits: Tensor) -> Tensor:
+    """`target` as (B,) int64. Raises UserError unless it is a class of `logits` (B, K) for each image."""
+    images, classes = logits.shape
+    if target.shape != (images,) or bool(((target != target.long()) | (target < 0) | (target >= classes)).any()):
+        raise UserError(f"target must be a class from 0 to {classes - 1} for each of the {images} images")
+    return target.long()
 
 
 def cascade(

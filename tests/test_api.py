@@ -106,6 +106,16 @@ def test_names_say_what_differs_from_the_defaults():
     assert labels([by_hand]) == ["dtd first_layer=split start_at=logit"]
 
 
+# ---- what can't be explained -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [[0], [0, 1, 2], [0, 5], [-1, 0], [0.5, 1], [[0, 1]]])
+def test_targets_that_are_no_classes_are_refused_in_a_sentence(network, target):
+    with pytest.raises(UserError, match="target must be a class from 0 to 4 for each of the 2 images") as error:
+        attribute(network, images(), target=torch.tensor(target))
+    assert "\n" not in str(error.value)
+
+
 # ---- what is no rule -------------------------------------------------------------------------------------------------
 
 
