@@ -8,13 +8,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.adapters import Attribution, explain_func
     from pipeline.api import attribute, cascade, explained_by_filter, rule, trace
     from pipeline.engine.network import Network
     from pipeline.errors import UserError
     from pipeline.measures.maps import alignment
 
-__all__ = ["Network", "UserError", "alignment", "attribute", "cascade", "explained_by_filter", "rule", "trace"]
-_HOMES = {"Network": "engine.network", "UserError": "errors", "alignment": "measures.maps"}  # the others': api
+__all__ = [
+    "Attribution", "Network", "UserError", "alignment", "attribute", "cascade", "explain_func", "explained_by_filter",
+    "rule", "trace",
+]  # fmt: skip
+_HOMES = {  # the others': api
+    "Attribution": "adapters", "explain_func": "adapters", "Network": "engine.network", "UserError": "errors",
+    "alignment": "measures.maps",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
