@@ -28,6 +28,15 @@ def test_the_api_example_runs():
     assert "rectgrad" in done.stdout
 
 
+def test_the_example_for_quantus_and_captum_runs():
+    for library in ("quantus", "captum"):
+        pytest.importorskip(library, exc_type=ImportError)
+    (code,) = [body for kind, body in BLOCKS if kind == "python" and body.startswith("import quantus")]
+    assert len(code.splitlines()) < 15
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "original" in done.stdout and "tensor" in done.stdout
+
+
 def additions() -> dict[str, list[tuple[str, str]]]:
     """{kind of addition: [(file, lines)]} from the section on adding, in order."""
     section = TEXT.split("## Adding to it")[1].split("\n## ")[0]
