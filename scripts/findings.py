@@ -1,0 +1,50 @@
+"""README's findings, from a ledger that figure=claims has written: python scripts/findings.py outputs/figures/claims.csv
+
+The csv is kept beside README's picture, so that its numbers can be looked up; without an argument they are written anew
+from there.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.figures.claims import estimate_text, target_text, worst
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT / ".github" / "ledger.csv"
+START, END = "<!-- findings: scripts/findings.py -->", "<!-- end -->"
+SHOWN = ("rise", "random>trained-bands", "rules-insensitive", "filter-carries", "kis-beyond")  # one of each subject
+
+
+def findings(ledger: pd.DataFrame) -> str:
+    """A line for each claim shown: its words, verdict, number [95 % interval] and target; then how many there are."""
+    main = ledger[ledger["reading"].isna()]
+    lines = []
+    for name in SHOWN:
+        parts = main[main["claim"] == name]
+        first, row = parts.iloc[0], worst(parts)
+        number = "" if row is None else f": {row['part']} {estimate_text(row)}, target {target_text(row)}"
+        why = f" ({first['why']})" if isinstance(first["why"], str) and first["why"] else ""
+        lines.append(f"- {first['words'].rstrip('.')} (`{name}`): **{first['verdict']}**{why}{number}")
+    counts = main.drop_duplicates("claim")["verdict"].value_counts(sort=False)
+    counted = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
+    return "\n".join([*lines, "", f"Of all {counts.sum()} claims, in the demo profile: {counted}."])
+
+
+def written(readme: str, block: str) -> str:
+    """README with the block between its marks. Raises ValueError where these are not."""
+    before, rest = readme.split(START)
+    return f"{before}{START}\n{block}\n{END}{rest.split(END, 1)[1]}"
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        shutil.copyfile(sys.argv[1], KEPT)
+    file = ROOT / "README.md"
+    file.write_text(written(file.read_text(), findings(pd.read_csv(KEPT))))
+
+
+if __name__ == "__main__":
+    main()
