@@ -3,6 +3,7 @@ another, and of a map and what no network made. Maps are compared at once and no
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -66,26 +67,34 @@ def run(network: Network, images: Images, rules: Sequence[Method], target: Targe
     """
 
     def found(batch: Batch, record: Record, classes: Tensor) -> Iterator[list[Columns]]:
+        before = cache(lambda: target.original().forward(batch.x))
         for rule in rules:
             r = with_bottom(record, rule, classes) if options.bottom else map_of(record, rule, classes)
             yield [
                 {"against": name, **likeness(r, other), "decision_changes": changed}
-                for name, other, changed in others(batch, record, rule, classes, target, images, options)
+                for name, other, changed in others(batch, record, rule, classes, before, images, options)
             ]
 
     return over_images(network, images, rules, target, found)
 
 
 def others(
-    batch: Batch, record: Record, rule: Method, classes: Tensor, target: Target, images: Images, options: Options
+    batch: Batch,
+    record: Record,
+    rule: Method,
+    classes: Tensor,
+    before: Callable[[], Record],
+    images: Images,
+    options: Options,
 ) -> Iterator[tuple[str, Tensor, Tensor | float]]:
+    """(name, map, whether the decision is another one) of each that the map is compared with; before: the original
+    network on the batch."""
     x = record.x
     for name in options.against:
         changed: Tensor | float = float("nan")
         if name == "original":
-            before = target.original().forward(batch.x)
-            changed = (before.logits.argmax(1) != record.logits.argmax(1)).double()
-            other = map_of(before, rule, classes)
+            changed = (before().logits.argmax(1) != record.logits.argmax(1)).double()
+            other = map_of(before(), rule, classes)
         elif name == "bottom":
             other = with_bottom(record, rule, classes)
         elif name in ("runner_up", "random_class"):

@@ -23,7 +23,7 @@ from pipeline.measures.occlusion import Fill, area, counts, exchanged, probabili
 from pipeline.seeds import keyed, name_seed
 
 OF_RULE = ("attribution", "magnitude", "bottom")
-NULLS = ("random", "edges", "filter")
+NULLS = ("random", "edges", "filter", "filter_magnitude", "filter_bottom")
 DIRECTIONS = ("deletion", "insertion")
 COLUMNS = ["image", "target", "order", "direction", "auc", "auc_normalised", "units_off"]  # and p_0 ... p_<steps>
 BLUR = 28  # side over sigma
@@ -75,8 +75,9 @@ def run(network: Network, images: Images, rules: Sequence[Method], target: Targe
 
     order: by the sum over channels of the rule's map without bottom process (attribution), of its absolute values
     (magnitude), of the map with bottom process (bottom: NaN for what knows none), of the Sobel magnitude (edges), of
-    P x = W_1 W_1^T x (filter); random: the mean over `draws` orders keyed by the image. Of equal scores the first in
-    reading order comes first. NaN where all scores are equal or one is not finite.
+    P x = W_1 W_1^T x (filter), |P x| (filter_magnitude), x P x (filter_bottom); random: the mean over `draws` orders
+    keyed by the image. Of equal scores the first in reading order comes first. NaN where all scores are equal or one is
+    not finite.
     """
 
     of_rule, nulls = ([name for name in options.orders if name in group] for group in (OF_RULE, NULLS))
@@ -111,12 +112,14 @@ def score(case: Case, order: str, rule: Method) -> Tensor:
 
 def null_scores(case: Case, order: str, options: Options) -> list[Tensor]:
     """(B, H, W) float64 each, of NULLS; several are averaged over."""
-    if order != "random":
-        r = edges(case.record.x) if order == "edges" else filter_if_any(case.record)
-        return [r.double().sum(1)]
-    size, device = case.record.x.shape[-2:], case.record.x.device
-    drawn = [[keyed(name_seed(image), draw) for image in case.names] for draw in range(options.draws)]
-    return [torch.stack([torch.rand(size, generator=g, dtype=torch.float64) for g in one]).to(device) for one in drawn]
+    x = case.record.x
+    if order == "random":
+        keys = [[keyed(name_seed(image), draw) for image in case.names] for draw in range(options.draws)]
+        drawn = [[torch.rand(x.shape[-2:], generator=key, dtype=torch.float64) for key in one] for one in keys]
+        return [torch.stack(one).to(x.device) for one in drawn]
+    r = edges(x) if order == "edges" else filter_if_any(case.record)
+    r = {"filter_magnitude": r.abs(), "filter_bottom": x * r}.get(order, r)
+    return [r.double().sum(1)]
 
 
 # ---- curves ----------------------------------------------------------------------------------------------------------
