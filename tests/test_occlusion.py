@@ -195,6 +195,9 @@ def test_both_directions_share_their_ends():
 def test_ties_go_in_reading_order_and_shares_are_rounded():
     score = torch.tensor([[[1.0, 3.0, 1.0], [3.0, 0.0, 1.0]]])
     assert ranks(score).tolist() == [[[2, 0, 3], [1, 5, 4]]]
+    many = torch.randint(0, 4, (2, 60, 60)).double()
+    for b in range(2):
+        assert ranks(many)[b].flatten().argsort().tolist() == slow_order(many[b])
     assert counts(10, 4) == [0, 3, 5, 8, 10] and counts(1024, 20)[1] == 51 and counts(6, 6) == [*range(7)]
 
 

@@ -31,6 +31,7 @@ FIGURES: dict[str, ModuleType] = {
     for name in (
         "attribute",
         "backdoors",
+        "behaviours",
         "claims",
         "fig1",
         "fig2",
