@@ -1,6 +1,6 @@
-"""README's findings, from a ledger that figure=claims has written: python scripts/findings.py outputs/figures/claims.csv
+"""README's findings, from what figure=claims has written: python scripts/findings.py outputs/figures/claims.csv
 
-The csv is kept beside README's picture, so that its numbers can be looked up; without an argument they are written anew
+The csv is kept beside README's picture, where its numbers can be looked up; without an argument they are written anew
 from there.
 """
 

@@ -314,7 +314,7 @@ def test_files_and_texts_of_the_figure(drawn, tmp_path):
     tables, tensors = drawn
     pdf = save(fig7, "fig7", tables, "demo", tmp_path, tensors)
     assert (
-        sorted(p.name for p in tmp_path.iterdir()) == ["fig7.csv", "fig7.pdf", "fig7.png"]
+        sorted(p.name for p in tmp_path.iterdir()) == ["fig7.csv", "fig7.pdf", "fig7.png", "fig7.svg"]
         and len(pdf.read_bytes()) < 2 * 2**20
     )
     figure = fig7.draw(fig7.numbers(tables), fig7.caption(tables, "demo"), tensors)

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import yaml
+from PIL import Image
 
 from pipeline.figures import fig2, save, style
 from tests import tiny
@@ -87,7 +88,7 @@ def test_numbers_are_means_over_images_and_seeds(tables):
 
 def test_files_of_a_figure(tables, tmp_path):
     pdf = save(fig2, "fig2", tables, "demo", tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["fig2.csv", "fig2.pdf", "fig2.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fig2.csv", "fig2.pdf", "fig2.png", "fig2.svg"]
     data = pdf.read_bytes()
     assert len(data) < 2 * 2**20 and b"/Type3" not in data and b"/FontFile2" in data  # TrueType, embedded
     assert not re.search(rb"/Subtype\s*/Image", data)  # vectors only
@@ -97,6 +98,10 @@ def test_files_of_a_figure(tables, tmp_path):
     pd.testing.assert_frame_equal(kept, drawn, check_dtype=False)
     again = save(fig2, "fig2", tables, "demo", tmp_path / "again")
     assert again.read_bytes() == data
+    for kind in ("png", "svg"):
+        assert (tmp_path / "again" / f"fig2.{kind}").read_bytes() == (tmp_path / f"fig2.{kind}").read_bytes(), kind
+    with Image.open(tmp_path / "fig2.png") as shown:
+        assert shown.info["Description"] == fig2.caption(tables, "demo")
 
 
 def test_texts_lie_inside_the_page_and_apart(tables):

@@ -75,15 +75,15 @@ def save(
     maps: Mapping[str, Any] | None = None,
     absent: Mapping[str, str] | None = None,
 ) -> Path:
-    """Draw a figure from its sweeps' tables (and maps): <name>.pdf, .png and .csv (exactly what is drawn) in `folder`;
-    the pdf's path. absent: why sweeps are not there, for a figure that does without."""
+    """Draw a figure from its sweeps' tables (and maps): <name>.pdf, .png, .svg and .csv (exactly what is drawn) in
+    `folder`; the pdf's path. absent: why sweeps are not there, for a figure that does without."""
     style.use_style()
     numbers = module.numbers(tables, absent or {}) if does_without(module) else module.numbers(tables)
     text = module.caption(tables, profile)
     figure = module.draw(numbers, text) if maps is None else module.draw(numbers, text, maps)
-    paths = [folder / f"{name}{suffix}" for suffix in (".csv", ".png", ".pdf")]
+    paths = [folder / f"{name}{suffix}" for suffix in (".csv", ".png", ".svg", ".pdf")]
     save_atomically(paths[0], lambda path: numbers.to_csv(path, index=False))
     for path in paths[1:]:
-        save_atomically(path, lambda temporary: style.save(figure, temporary))
+        save_atomically(path, lambda temporary: style.save(figure, temporary, text))
     style.close(figure)
     return paths[-1]

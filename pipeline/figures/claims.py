@@ -135,14 +135,30 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
 
 def number_text(parts: pd.DataFrame) -> str:
     """Of the part that is worst placed."""
-    known = parts.dropna(subset="estimate")
-    if known.empty:
+    if (row := worst(parts)) is None:
         return ""
-    slack = np.minimum(known["decision_low"] - known["target_low"], known["target_high"] - known["decision_high"])
-    row = known.loc[slack.fillna(-np.inf).idxmin()]
-    interval = "" if row["low"] == row["high"] else f" [{row['low']:.2f}, {row['high']:.2f}]"
-    low, high = row["target_low"], row["target_high"]
-    target = f"≥ {low:g}" if high == np.inf else f"≤ {high:g}" if low == -np.inf else f"{low:g} to {high:g}"
-    return f"{row['estimate']:.2f}{interval}, {target if np.isfinite([low, high]).any() else 'no target'}" + (
+    return f"{estimate_text(row)}, {target_text(row) or 'no target'}" + (
         f", {len(parts)} parts" if len(parts) > 1 else ""
     )
+
+
+def worst(parts: pd.DataFrame) -> pd.Series | None:
+    """Of several parts the one nearest to its target's wrong side; None of what is not computed."""
+    known = parts.dropna(subset="estimate")
+    if known.empty:
+        return None
+    slack = np.minimum(known["decision_low"] - known["target_low"], known["target_high"] - known["decision_high"])
+    return known.loc[slack.fillna(-np.inf).idxmin()]
+
+
+def estimate_text(row: pd.Series) -> str:
+    interval = "" if row["low"] == row["high"] else f" [{row['low']:.2f}, {row['high']:.2f}]"
+    return f"{row['estimate']:.2f}{interval}"
+
+
+def target_text(row: pd.Series) -> str:
+    """ "" of what has none."""
+    low, high = row["target_low"], row["target_high"]
+    if not np.isfinite([low, high]).any():
+        return ""
+    return f"≥ {low:g}" if high == np.inf else f"≤ {high:g}" if low == -np.inf else f"{low:g} to {high:g}"

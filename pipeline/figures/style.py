@@ -123,6 +123,7 @@ def use_style() -> None:
     rest = {
         "font.size": 8, "axes.linewidth": 0.6, "lines.linewidth": 1.1, "lines.markersize": 3, "legend.frameon": False,
         "pdf.fonttype": 42, "ps.fonttype": 42, "figure.dpi": 100, "savefig.dpi": 200, "mathtext.fontset": "dejavusans",
+        "svg.hashsalt": "pipeline",
     }  # fmt: skip
     sns.set_theme(context="paper", style="ticks", font="DejaVu Sans", rc={**sizes, **ticks, **rest})
 
@@ -260,9 +261,10 @@ def caption(figure: Figure, text: str, y: float = 0.008) -> None:
             return
 
 
-def save(figure: Figure, path: Path) -> None:
-    """The same file from the same table: no date in it."""
-    figure.savefig(path, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
+def save(figure: Figure, path: Path, text: str) -> None:
+    """The same file from the same table: no date in it; its caption is among its metadata."""
+    about = {".pdf": {"CreationDate": None, "Subject": text}, ".svg": {"Date": None, "Description": text}}
+    figure.savefig(path, metadata=about.get(path.suffix, {"Description": text}))
 
 
 def close(figure: Figure) -> None:

@@ -27,9 +27,9 @@ def draw_figure(
     """Compute what is missing, read the tables (and the maps, if the figure draws them), draw; path of the figure's
     pdf, None where tables are left to other processes.
 
-    Its png and csv lie beside it. name: of its files, by default the figure's; absent: sweeps that it does without, and
-    why (`within_reach`). What is drawn from the same tables by the same code stays. Raises UserError, before any work,
-    for cells that the figure can't draw.
+    Its png, svg and csv lie beside it. name: of its files, by default the figure's; absent: sweeps that it does
+    without, and why (`within_reach`). What is drawn from the same tables by the same code stays. Raises UserError,
+    before any work, for cells that the figure can't draw.
     """
     from pipeline.figures import (  # seaborn, which tables don't need, is slow to import
         FIGURES,
@@ -63,7 +63,8 @@ def draw_figure(
         return None
     sums = {sweep: [checksums(cell, context) for cell, _ in cells] for sweep, cells in named.items()}
     drawn_from = digest({"code": drawing_code(), "profile": profile, "sweeps": sums, "absent": absent})
-    there = all(file.is_file() for file in (pdf, pdf.with_suffix(".png"), pdf.with_suffix(".csv"), record))
+    files = (pdf.with_suffix(end) for end in (".pdf", ".png", ".svg", ".csv"))
+    there = all(file.is_file() for file in (*files, record))
     if there and not force and record.read_text() == drawn_from:
         return pdf
     tables, maps = {}, {} if draws_maps(module) else None

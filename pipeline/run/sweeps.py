@@ -25,13 +25,14 @@ ELSEWHERE = ("command", "claims", "figure", "profile", "run", "hydra")  # what t
 class Profile:
     """How large a figure is. trained: the overrides that select really trained weights; base: the same as
     `weights.base`; seeds: of the random weights (law_seeds: where laws are compared, ledger_seeds and
-    ledger_law_seeds: the same for verdicts, depth_seeds: where layers are changed, theory_seeds); depths: numbers of top layers that are changed;
-    single_layers: those that are changed alone; removal_inputs: share of a linear layer's inputs that removal keeps;
-    pictures: overrides where maps are looked at, for `random`, `trained`, `law` (a law on trained weights) and
-    `failures`; picture_depths: the depths there; kis: overrides of the networks and data of Fig. 8, `main`, `seeds` (of
-    one recipe, each of another training seed) and `imagenet`; backdoors: those of Fig. 9 and its controls, lists:
-    `attacked` networks, the `clean` ones of the same seeds with the same triggers, in the same order, `crossed`, the
-    attacked ones whose attack has images that only look triggered, and `variants` of BadNet."""
+    ledger_law_seeds: the same for verdicts, depth_seeds: where layers are changed, theory_seeds); depths: numbers of
+    top layers that are changed; single_layers: those that are changed alone; removal_inputs: share of a linear
+    layer's inputs that removal keeps; pictures: overrides where maps are looked at, for `random`, `trained`, `law` (a
+    law on trained weights) and `failures`; picture_depths: the depths there; kis: overrides of the networks and data
+    of Fig. 8, `main`, `seeds` (of one recipe, each of another training seed) and `imagenet`; backdoors: those of Fig.
+    9 and its controls, lists: `attacked` networks, the `clean` ones of the same seeds with the same triggers, in the
+    same order, `crossed`, the attacked ones whose attack has images that only look triggered, and `variants` of
+    BadNet."""
 
     trained: dict[str, Any]
     base: str
