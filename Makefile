@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 endif
 FIGURES := $(filter-out all,$(patsubst conf/figure/%.yaml,%,$(wildcard conf/figure/*.yaml)))
 
-.PHONY: help figures status verify test test-slurm lint env $(FIGURES)
+.PHONY: help figures report status verify test test-slurm test-browser lint env $(FIGURES)
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -32,6 +32,9 @@ $(FIGURES): $(READY)
 figures: $(READY) ## draw all of them
 	$(PYTHON) -m pipeline figure=all profile=$(PROFILE) $(BY) $(ARGS)
 
+report: $(READY) ## one page of all figures, claims and maps, outputs/report/index.html; it draws what is missing
+	$(PYTHON) -m pipeline report profile=$(PROFILE) $(BY) $(ARGS)
+
 status: $(READY) ## what is there of the tables of a figure, and what is running: FIGURE=fig4
 	$(PYTHON) -m pipeline status figure=$(or $(FIGURE),all) profile=$(PROFILE) $(ARGS)
 
@@ -44,6 +47,10 @@ test: $(READY) ## run the tests, one at a time on each core (ARGS="-n 0 -k walk"
 test-slurm: $(READY) ## the tests on a real SLURM of one node, which scripts/slurm_cluster.sh starts (and installs, as root)
 	scripts/slurm_cluster.sh install || true
 	PIPELINE_TEST_SLURM=1 $(PYTHON) -m pytest -q tests/test_slurm.py $(ARGS)
+
+test-browser: $(READY) ## the report's page in a real browser, which scripts/chromium.sh installs (as root)
+	scripts/chromium.sh install || true
+	$(PYTHON) -m pytest -q tests/test_report_browser.py $(ARGS)
 
 lint: $(READY) ## check format, style and types
 	$(PYTHON) -m ruff format --check . && $(PYTHON) -m ruff check . && $(PYTHON) -m pyright --pythonpath "$$($(PYTHON) -c 'import sys; print(sys.executable)')"

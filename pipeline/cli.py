@@ -53,8 +53,8 @@ def app(cfg: DictConfig) -> str:
 
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra takes it. The name of a command becomes a setting;
-    rectgrad.quantile=0.8 concerns that option alone, wherever it is used, and goes to `scoped`; a figure has the
-    profile demo unless another one is named."""
+    rectgrad.quantile=0.8 concerns that option alone, wherever it is used, and goes to `scoped`; a figure and a report
+    have the profile demo unless another one is named."""
     names = "|".join(name for group in GROUPS for name in options_of(group))
     if arguments and re.fullmatch("[a-z]+", arguments[0]) and arguments[0] not in COMMANDS:
         raise UserError(f"there is no command '{arguments[0]}'; choose one of {', '.join(COMMANDS)}")
@@ -62,7 +62,8 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     arguments = [re.sub(r"^claims=\[(.*)\]$", quoted, argument) for argument in arguments]
     found = [re.sub(rf"^({names})\.([\w.]+=.*)$", r"++scoped.\1.\2", argument) for argument in arguments]
     given = {argument.split("=", 1)[0] for argument in arguments}
-    return [*found, "profile=demo"] if "figure" in given and "profile" not in given else found
+    drawn = "figure" in given or "command=report" in found
+    return [*found, "profile=demo"] if drawn and "profile" not in given else found
 
 
 def quoted(names: re.Match[str]) -> str:

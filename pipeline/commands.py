@@ -10,26 +10,27 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose
 from hydra.conf import HydraConf
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from pipeline.errors import UserError
-from pipeline.files import options_of
+from pipeline.files import CONF, options_of
 
 if TYPE_CHECKING:
     from pipeline.run.cell import Cell
     from pipeline.run.context import Context
     from pipeline.run.sweeps import Sweeps
 
-ROOT = ("command", "claims", "seed", "dtype", "target", "scoped", "run", "profile", "figure")
+ROOT = ("command", "claims", "seed", "dtype", "target", "scoped", "run", "profile", "figure", "report")
 GROUPS = ("experiment", "model", "weights", "rule", "data", "attack")  # folders of conf/ that determine a cell
+GALLERY = "gallery"  # of a report, beside its figures
 
 
 def dispatch(cfg: DictConfig, hydra_config: HydraConf) -> None:
@@ -159,36 +160,52 @@ def sweep(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 def figures(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
     """The figure that is chosen, or with figure=all each of its figures."""
-    from pipeline.run.drawn import draw_figure, within_reach
-
-    profile = hydra_config.runtime.choices["profile"]
-    for name, all_sweeps in figures_of(cfg, hydra_config).items():
-        sweeps, absent = within_reach(name, all_sweeps, profile, context)
-        here = elsewhere([cell for cells in sweeps.values() for cell in cells], hydra_config, context)
-        pdf = draw_figure(name, sweeps, profile, here, force=here.run.force, absent=absent)
-        if pdf:
+    for name, sweeps in figures_of(cfg, hydra_config).items():
+        if pdf := drawn(name, sweeps, hydra_config, context):
             print(*made(pdf), sep="\n", flush=True)
 
 
-def figures_of(cfg: DictConfig, hydra_config: HydraConf) -> Mapping[str, dict[str, list["Cell"]]]:
-    """Cells by sweep, by figure."""
+def drawn(
+    name: str, sweeps: Mapping[str, Sequence["Cell"]], hydra_config: HydraConf, context: "Context"
+) -> Path | None:
+    """A figure's pdf; None where its tables are left to others."""
+    from pipeline.run.drawn import draw_figure, within_reach
+
+    profile = hydra_config.runtime.choices["profile"]
+    there, absent = within_reach(name, sweeps, profile, context)
+    here = elsewhere(all_of(there), hydra_config, context)
+    return draw_figure(name, there, profile, here, force=here.run.force, absent=absent)
+
+
+def all_of(sweeps: Mapping[str, Sequence["Cell"]]) -> list["Cell"]:
+    return [cell for cells in sweeps.values() for cell in cells]
+
+
+def figures_of(cfg: DictConfig, hydra_config: HydraConf, asked: str = "") -> Mapping[str, dict[str, list["Cell"]]]:
+    """Cells by sweep, by figure. asked: in place of the figure that is chosen."""
     from pipeline.run.parsing import All, parse
     from pipeline.run.sweeps import Profile, Sweeps, figure_cells, user_of
 
     choices, overrides = hydra_config.runtime.choices, list(hydra_config.overrides.task)
     parse(cfg.profile, Profile, f"profile={choices['profile']}")
-    chosen = {choices["figure"]: cfg.figure}
-    if "names" in cfg.figure:
+    names = [asked] if asked else []
+    if not asked and "names" in cfg.figure:
         if any(o.startswith("figure.sweeps") for o in overrides):
             raise UserError("figure.sweeps are those of one figure; choose it instead of figure=all")
-        others = [o for o in overrides if not o.startswith(("figure=", "figure."))]
         names = parse(cfg.figure, All, "figure=all").names
-        chosen = {name: compose("config", overrides=[*others, f"figure={name}"]).figure for name in names}
+    chosen = {name: figure_in(cfg, name) for name in names} or {choices["figure"]: cfg.figure}
     found = {name: parse(figure, Sweeps, f"figure={name}") for name, figure in chosen.items()}
-    if cfg.get("claims") is not None:
+    if cfg.get("claims") is not None and asked in ("", "claims"):
         found = {"claims": some_claims(found, list(cfg.claims))}
     user = user_of(overrides)
     return {name: figure_cells(sweeps, choices["profile"], user) for name, sweeps in found.items()}
+
+
+def figure_in(cfg: DictConfig, name: str) -> DictConfig:
+    """What the configuration would have if this figure were chosen; composing it anew takes Hydra long."""
+    whole = cfg.copy()
+    OmegaConf.update(whole, "figure", OmegaConf.load(CONF / "figure" / f"{name}.yaml"), merge=False, force_add=True)
+    return whole.figure
 
 
 def some_claims(figures: Mapping[str, "Sweeps"], names: Sequence[str]) -> "Sweeps":
@@ -201,6 +218,73 @@ def some_claims(figures: Mapping[str, "Sweeps"], names: Sequence[str]) -> "Sweep
         raise UserError("claims=[...] chooses entries of the ledger; set figure=claims, or leave it out")
     wanted = needed(names)
     return Sweeps({name: sweep for name, sweep in figures["claims"].sweeps.items() if name in wanted})
+
+
+def page(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
+    """One page of all figures, of the claims and of maps to choose from. What can't be drawn is named on it."""
+    from pipeline.files import save_atomically
+    from pipeline.report.page import page as html
+    from pipeline.run.parsing import parse
+    from pipeline.run.reported import Report, content_of
+
+    if cfg.get("figure") is not None:
+        raise UserError("a report draws its figures itself; leave figure=... out, or set report.figures=[fig2,claims]")
+    asked = parse(cfg.report, Report, "report")
+    found: dict[str, dict[str, list[Cell]]] = {}
+    missing: dict[str, str] = {}
+    for name in tqdm([*report_names(asked.figures), GALLERY], desc="report", unit="figure", file=sys.stderr):
+        try:
+            sweeps = shown_cells(name, asked.gallery, cfg, hydra_config)
+            if asked.figures != []:
+                prepare(name, sweeps, hydra_config, context)
+            found[name] = sweeps
+        except OSError:  # a full disk concerns all
+            raise
+        except Exception as error:
+            if not isinstance(error, UserError):
+                traceback.print_exception(error)
+            missing[name] = sentence(error)
+            tqdm.write(f"left out of the report: {name}: {missing[name]}", file=sys.stderr)
+    if context.run.groups:  # a job does its share, and who sent it writes the page
+        return
+    text = html(content_of(found, missing, hydra_config.runtime.choices["profile"], context))
+    path = context.store.root / "report" / "index.html"
+    save_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+    print(path, flush=True)
+
+
+def report_names(asked: Sequence[str] | None) -> list[str]:
+    """The figures of a report: figure=all's in their order, then the others. Raises UserError for what is no figure."""
+    from pipeline.run.parsing import All, parse
+
+    known = parse(OmegaConf.load(CONF / "figure" / "all.yaml"), All, "figure=all").names
+    known += [name for name in options_of("figure") if name not in (*known, "all")]
+    if unknown := [name for name in asked or () if name not in known]:
+        raise UserError(f"report.figures: there is no figure '{unknown[0]}'; choose from {', '.join(known)}")
+    return [*(asked or known)]
+
+
+def shown_cells(
+    name: str, gallery: dict[str, dict[str, Any]], cfg: DictConfig, hydra_config: HydraConf
+) -> dict[str, list["Cell"]]:
+    """Of a figure of the report, or of its gallery, by sweep."""
+    from pipeline.run.sweeps import Sweeps, figure_cells, user_of
+
+    if name != GALLERY:
+        return figures_of(cfg, hydra_config, name)[name]
+    user = user_of(hydra_config.overrides.task)
+    return figure_cells(Sweeps(gallery), hydra_config.runtime.choices["profile"], user)
+
+
+def prepare(name: str, sweeps: Mapping[str, Sequence["Cell"]], hydra_config: HydraConf, context: "Context") -> None:
+    """Compute and draw what is missing. Raises UserError for what is left to other processes."""
+    from pipeline.run.runner import run_cells
+
+    if name == GALLERY:
+        here = elsewhere(all_of(sweeps), hydra_config, context)
+        run_cells(all_of(sweeps), here, here.run.force)
+    elif not drawn(name, sweeps, hydra_config, context):
+        raise UserError("its tables are left to other processes; run the same command again when they are there")
 
 
 def clean(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
@@ -220,18 +304,17 @@ def clean(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
 
 
 def cells_of_all(hydra_config: HydraConf) -> list["Cell"]:
-    """Of every figure in every profile."""
-    from pipeline.run.parsing import parse
+    """Of every figure and of the report's gallery in every profile."""
+    from pipeline.run.parsing import parse, plain
     from pipeline.run.sweeps import Sweeps, figure_cells, user_of
 
     found = []
     every = list(itertools.product(options_of("profile"), options_of("figure")))
     for profile, name in tqdm(every, desc="what figures refer to", unit="figure", file=sys.stderr):
-        if name != "all":
-            figure = compose("config", overrides=[f"profile={profile}", f"figure={name}"]).figure
-            sweeps = parse(figure, Sweeps, f"figure={name}")
-            user = user_of(hydra_config.overrides.task)
-            found += [cell for cells in figure_cells(sweeps, profile, user).values() for cell in cells]
+        cfg = compose("config", overrides=[f"profile={profile}", f"figure={name}"])
+        sweeps = {"sweeps": plain(cfg.report)["gallery"]} if name == "all" else cfg.figure
+        user = user_of(hydra_config.overrides.task)
+        found += all_of(figure_cells(parse(sweeps, Sweeps, f"figure={name}"), profile, user))
     return found
 
 
@@ -298,4 +381,5 @@ COMMANDS: Mapping[str, Callable[[DictConfig, HydraConf, "Context"], None]] = {
     "status": status,
     "estimate": estimate,
     "clean": clean,
+    "report": page,
 }

@@ -18,7 +18,15 @@ from pipeline.errors import UserError
 from pipeline.run.cell import Cell
 from pipeline.run.parsing import GROUPS, SETTINGS, All, composed, parse_cell, plain
 
-ELSEWHERE = ("command", "claims", "figure", "profile", "run", "hydra")  # what the user sets that is of no cell
+ELSEWHERE = (
+    "command",
+    "claims",
+    "figure",
+    "report",
+    "profile",
+    "run",
+    "hydra",
+)  # what the user sets that is of no cell
 
 
 @dataclass(frozen=True)
