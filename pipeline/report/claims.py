@@ -70,11 +70,14 @@ def verdict(parts: Table) -> Html:
 
 def finding(headline: int | str, claims: Mapping[str, Table], name: str, drawn: Drawn | None) -> Html:
     """One of the headlines: its sentence, each claim's number and verdict, what would refute it, a thumbnail."""
+    each = headline == FILTER  # which has no sentence that joins its claims
     sentence = "; ".join(parts["words"].iloc[0] for parts in claims.values())
-    nth = tag("span", headline, class_="nth")
-    heading = [upper(words()["filter"])] if headline == FILTER else [nth, upper(sentence)]
-    lines = (tag("li", verdict(parts), " ", tag("code", claim), " ", *result(parts)) for claim, parts in claims.items())
-    against = "; ".join(dict.fromkeys(filter(None, map(refuted, claims))))
+    heading = [words()["filter"]] if each else [tag("span", headline, class_="nth"), upper(sentence)]
+    lines = (
+        tag("li", verdict(parts), " ", tag("code", claim), " ", *(own(claim, parts) if each else ()), *result(parts))
+        for claim, parts in claims.items()
+    )
+    against = "" if each else "; ".join(dict.fromkeys(filter(None, map(refuted, claims))))
     folded = (tag("div", tag("h4", tag("code", claim)), *about(claim, parts)) for claim, parts in claims.items())
     text = [
         tag("h3", *heading),
@@ -88,6 +91,11 @@ def finding(headline: int | str, claims: Mapping[str, Table], name: str, drawn: 
     else:
         picture = tag("p", f"{name} is not drawn here.", class_="missing")
     return tag("article", tag("div", *text), picture, class_="finding")
+
+
+def own(claim: str, parts: Table) -> list[object]:
+    """A claim's own sentence, and what would refute it."""
+    return [parts["words"].iloc[0], quiet(f" (refuted by {refuted(claim)})"), ": "]
 
 
 def result(parts: Table) -> list[object]:
@@ -107,13 +115,13 @@ def refuted(claim: str) -> str:
 def about(claim: str, parts: Table) -> list[Html]:
     """What was asked, why it is no clearer, of our own finds what was tried against them, and every part."""
     row, find = parts.iloc[0], words()["finds"].get(claim, {})
-    tried = "tried" if parts["estimate"].notna().any() else "to be tried"
+    done = "was" if parts["estimate"].notna().any() else "is to be"
     lines = {
         "Number and target": row["number"],
         upper(row["verdict"]): row["why"],
         "Marked": "; ".join(TAGS[letter] for letter in row["tags"].split() if letter in TAGS),
         "What would kill it": find.get("killer"),
-        f"What was {tried}": find.get("tried"),
+        f"What {done} tried": find.get("tried"),
     }
     return [*(tag("p", tag("b", f"{name}: "), text) for name, text in lines.items() if text), table_of(claim, parts)]
 
