@@ -1,6 +1,7 @@
 """The report: its page from planted data, and the command on the tiny network."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -62,9 +63,29 @@ class Cells(HTMLParser):
                 self.rows[self.boxes[-1]][-1][-1] += data
 
 
-def rows(claim: str, verdict: str, headline: int, parts: list[tuple], group: str = "Headline", tags: str = "P") -> list:
+def rows(
+    claim: str,
+    verdict: str,
+    headline: int,
+    parts: list[tuple],
+    group: str = "Headline",
+    tags: str = "P",
+    reading: str = "",
+) -> list:
     """parts: name, estimate, half of the interval, target."""
-    about = [claim, group, headline, "Fig 2a", f"words of {claim}", "α ≥ .05", tags, verdict, "", verdict == "holds"]
+    about = [
+        claim,
+        reading,
+        group,
+        headline,
+        "Fig 2a",
+        f"words of {claim}",
+        "α ≥ .05",
+        tags,
+        verdict,
+        "",
+        verdict == "holds",
+    ]
     return [
         [*about, name, y, y - half, y + half, y - 1.2 * half, y + 1.2 * half, low, high, "20 images x 10 seeds"]
         for name, y, half, (low, high) in parts
@@ -171,6 +192,17 @@ def test_nothing_from_a_table_is_markup(tmp_path):
     text = page(bad)
     assert "<script>alert" not in text and text.count("</script>") == 2 and "&lt;script&gt;alert" in text
     Cells(text)
+
+
+def test_other_readings_stand_beside_the_claim(tmp_path):
+    claims = planted(tmp_path)
+    other = rows("rise", "does not hold", 1, [("gbp", -0.2, 0.01, (0.05, np.inf))], reading="R from 0 to 1")
+    readings = pd.DataFrame(other, columns=COLUMNS)
+    found = Cells(page(replace(content(claims), readings=readings))).rows["Other readings of rise"]
+    assert [row for row in found if row[0] != "other reading"] == [
+        ["R from 0 to 1", "✗ does not hold", "gbp -0.20 [-0.21, -0.19]", "≥ 0.05"]
+    ] * 2
+    assert "Other readings of rise" not in Cells(page(content(claims))).rows
 
 
 def test_what_is_missing_is_said_in_a_sentence():

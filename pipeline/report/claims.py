@@ -38,7 +38,7 @@ def findings(content: Content) -> Iterable[Html]:
     for headline, name in words()["headlines"].items():
         chosen = where(claims, group=FILTER) if headline == FILTER else where(claims, headline=headline)
         if len(chosen):
-            yield finding(headline, by_claim(chosen), name, shown.get(name))
+            yield finding(headline, by_claim(chosen), by_claim(content.readings), name, shown.get(name))
 
 
 def absent(name: str, content: Content) -> Html:
@@ -46,9 +46,9 @@ def absent(name: str, content: Content) -> Html:
     return tag("p", f"{name} is not drawn here: {why.rstrip('.')}.", class_="missing")
 
 
-def by_claim(claims: Table) -> dict[str, Table]:
+def by_claim(claims: Table | None) -> dict[str, Table]:
     """The rows of each claim, its parts, in order."""
-    return {str(name): parts for name, parts in claims.groupby("claim", sort=False)}
+    return {} if claims is None else {str(name): parts for name, parts in claims.groupby("claim", sort=False)}
 
 
 def counts(claims: Table) -> Html:
@@ -68,7 +68,9 @@ def verdict(parts: Table) -> Html:
     return badge(parts["verdict"].iloc[0], bool(parts["strict"].iloc[0]))
 
 
-def finding(headline: int | str, claims: Mapping[str, Table], name: str, drawn: Drawn | None) -> Html:
+def finding(
+    headline: int | str, claims: Mapping[str, Table], readings: Mapping[str, Table], name: str, drawn: Drawn | None
+) -> Html:
     """One of the headlines: its sentence, each claim's number and verdict, what would refute it, a thumbnail."""
     each = headline == FILTER  # which has no sentence that joins its claims
     sentence = "; ".join(parts["words"].iloc[0] for parts in claims.values())
@@ -78,7 +80,10 @@ def finding(headline: int | str, claims: Mapping[str, Table], name: str, drawn: 
         for claim, parts in claims.items()
     )
     against = "" if each else "; ".join(dict.fromkeys(filter(None, map(refuted, claims))))
-    folded = (tag("div", tag("h4", tag("code", claim)), *about(claim, parts)) for claim, parts in claims.items())
+    folded = (
+        tag("div", tag("h4", tag("code", claim)), *about(claim, parts, readings.get(claim)))
+        for claim, parts in claims.items()
+    )
     text = [
         tag("h3", *heading),
         tag("ul", *lines, class_="results"),
@@ -112,8 +117,9 @@ def refuted(claim: str) -> str:
     return (known.refuted if known else "") or words()["finds"].get(claim, {}).get("killer", "")
 
 
-def about(claim: str, parts: Table) -> list[Html]:
-    """What was asked, why it is no clearer, of our own finds what was tried against them, and every part."""
+def about(claim: str, parts: Table, readings: Table | None) -> list[Html]:
+    """What was asked, why it is no clearer, of our own finds what was tried against them, every part, and what other
+    readings of the claim say."""
     row, find = parts.iloc[0], words()["finds"].get(claim, {})
     done = "was" if parts["estimate"].notna().any() else "is to be"
     lines = {
@@ -123,7 +129,10 @@ def about(claim: str, parts: Table) -> list[Html]:
         "What would kill it": find.get("killer"),
         f"What {done} tried": find.get("tried"),
     }
-    return [*(tag("p", tag("b", f"{name}: "), text) for name, text in lines.items() if text), table_of(claim, parts)]
+    return [
+        *(tag("p", tag("b", f"{name}: "), text) for name, text in lines.items() if text),
+        table_of(claim, parts),
+    ] + ([] if readings is None else [matrix_of(claim, readings)])
 
 
 def table_of(claim: str, parts: Table) -> Html:
@@ -140,6 +149,19 @@ def table_of(claim: str, parts: Table) -> Html:
         rows.append(tag("tr", tag("th", row["part"] or claim, scope="row"), *(tag("td", text) for text in cells)))
     table = tag("table", tag("thead", head), tag("tbody", *rows), class_="parts")
     return scroll(f"The parts of {claim}", table)
+
+
+def matrix_of(claim: str, readings: Table) -> Html:
+    """The verdict in each other reading, with the number that is worst placed there."""
+    head = tag("tr", *(tag("th", text, scope="col") for text in ("other reading", "verdict", "number", "target")))
+    rows = []
+    for name, parts in readings.groupby("reading", sort=False):
+        row: Table = worst(parts)  # or None
+        numbers = ("", "") if row is None else (f"{row['part']} {estimate_text(row)}", target_text(row))
+        cells = (verdict(parts), *numbers)
+        rows.append(tag("tr", tag("th", str(name), scope="row"), *(tag("td", cell) for cell in cells)))
+    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="parts")
+    return scroll(f"Other readings of {claim}", table)
 
 
 def digits(value: float) -> str:
@@ -179,7 +201,8 @@ def ledger(content: Content) -> Iterable[Html]:
     )
     heads = {"name": "Claim", "group": "Group", "number": "Our number", "": "Target", "verdict": "Verdict"}
     head = tag("thead", tag("tr", *(header(key, text) for key, text in heads.items())))
-    bodies = (entry(claim, parts, len(heads)) for claim, parts in claims.items())
+    readings = by_claim(content.readings)
+    bodies = (entry(claim, parts, readings.get(claim), len(heads)) for claim, parts in claims.items())
     yield scroll("All claims", tag("table", head, *bodies, id="all-claims", class_="ledger"))
 
 
@@ -195,7 +218,7 @@ def header(key: str, text: str) -> Html:
     return tag("th", tag("button", text, type="button", data_key=key), scope="col", aria_sort="none")
 
 
-def entry(claim: str, parts: Table, columns: int) -> Html:
+def entry(claim: str, parts: Table, readings: Table | None, columns: int) -> Html:
     """A claim: what the paper says, our number beside it, and folded below them everything else."""
     row = parts.iloc[0]
     placed: Table = worst(parts)  # or None
@@ -210,7 +233,7 @@ def entry(claim: str, parts: Table, columns: int) -> Html:
         tag("td", target, class_="number"),
         tag("td", verdict(parts)),
     ]
-    more = fold(f"{len(parts)} parts" if len(parts) > 1 else "details", *about(claim, parts))
+    more = fold(f"{len(parts)} parts" if len(parts) > 1 else "details", *about(claim, parts, readings))
     return tag(
         "tbody",
         tag("tr", *cells),

@@ -47,7 +47,7 @@ class Map:
 @dataclass(frozen=True)
 class Content:
     """missing: why a figure is not there, in one sentence, by its name; claims: the csv of figure=claims; images: data
-    URIs by name."""
+    URIs by name; readings: rows of that csv that are of other readings."""
 
     profile: str
     figures: Sequence[Drawn]
@@ -56,3 +56,4 @@ class Content:
     images: Mapping[str, str]
     maps: Sequence[Map]
     origin: Origin
+    readings: Table | None = None

@@ -40,11 +40,13 @@ def content_of(
     cells = {name: [cell for some in sweeps.values() for cell in some] for name, sweeps in found.items()}
     there = [name for name in cells if (folder / f"{name}.png").is_file()]
     images, maps = gallery_of(found.get(GALLERY, {}), context)
+    claims = claims_of(folder / "claims.csv") if "claims" in there else None
     return Content(
         profile=profile,
         figures=[drawn(name, folder, origin_of(cells[name], context)) for name in there],
         missing=missing,
-        claims=claims_of(folder / "claims.csv") if "claims" in there else None,
+        claims=None if claims is None else claims[claims["reading"] == ""],
+        readings=None if claims is None else claims[claims["reading"] != ""],
         images=images,
         maps=maps,
         origin=origin_of([cell for some in cells.values() for cell in some], context),
@@ -53,7 +55,7 @@ def content_of(
 
 def claims_of(csv: Path) -> Table:
     """As figure=claims wrote it."""
-    texts = dict.fromkeys(("group", "place", "words", "number", "tags", "verdict", "why", "part", "n"), "")
+    texts = dict.fromkeys(("reading", "group", "place", "words", "number", "tags", "verdict", "why", "part", "n"), "")
     return pd.read_csv(csv, dtype=dict.fromkeys(texts, str)).fillna(texts)
 
 
