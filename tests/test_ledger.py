@@ -229,7 +229,7 @@ def arguments(tmp_path) -> list[str]:
         "~profile.kis.main", f"+profile.kis.main={other}", "~profile.pictures.failures",
         f"+profile.pictures.failures={other}", "profile.backdoors.attacked=[]", "profile.backdoors.clean=[]",
         "theorem1.draws=1", "theorem1.sides=[1]", "theorem2.nets=2", "theorem2.inputs=3",
-        "profile.ledger_seeds=[0,1]", "profile.ledger_law_seeds=[0,1]", *changes,
+        "profile.ledger_seeds=[0]", "profile.ledger_law_seeds=[0]", *changes,
     ]  # fmt: skip
 
 
@@ -242,12 +242,13 @@ def test_the_whole_ledger_of_a_tiny_network(run, tmp_path):
     there = found.dropna(subset="estimate")
     without_top = {"ext-top", "ext-original", "ext-control"}  # of three layers the top third is the output alone
     attacked = {name for name, one in ledger().items() if one.group == "Backdoors" or name == "bd-split"}
-    assert {*there["claim"]} == {*ENTRIES} - without_top - attacked
+    few = {"kis-beyond", "clean-acc"}  # ten right and ten wrong ones, CIFAR-10
+    assert {*there["claim"]} == {*ENTRIES} - without_top - attacked - few
     assert (
         there["low"].isna() | ((there["low"] <= there["estimate"] + 1e-9) & (there["estimate"] <= there["high"] + 1e-9))
     ).all()
     width, decided = there["high"] - there["low"], there["decision_high"] - there["decision_low"]
-    assert (decided >= width - 1e-9).all()
+    assert (width.isna() | (decided >= width - 1e-9)).all()
     exact_ones = {name for name in ENTRIES if ledger()[name].exact}
     assert set(found["verdict"]) <= {HOLDS, FAILS, UNDECIDED, figure.OPEN, figure.DESCRIBED}
     assert {*found.loc[found["verdict"].isin([HOLDS, FAILS]), "claim"]} <= exact_ones, "too few images for the others"
@@ -262,7 +263,7 @@ def test_the_whole_ledger_of_a_tiny_network(run, tmp_path):
         [pd.read_parquet(p) for p in ended.made[-1].parents[1].glob("results/attribute/*/table.parquet")]
     )
     first = starts[(starts["layer"] == 1) & starts["name"].eq("0")]
-    assert len(first) == 8 and np.isclose(means["estimate"], first["alignment"].mean())
+    assert len(first) == 4 and np.isclose(means["estimate"], first["alignment"].mean())
 
     some = run(*given, "claims=[act-rebuild,zplus-input]")
     assert some.code == 0, some.err
