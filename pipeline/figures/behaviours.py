@@ -183,6 +183,7 @@ def draw_randomised(axes: np.ndarray, numbers: pd.DataFrame, rules: Mapping[str,
     """A line per part of the network, a column per measure."""
     titles = {**LIKENESS, "changed": "changed decisions", "px": "cos(R, P x)"}
     starts = style.where(numbers, panel="b_start")
+    low = min(-0.12, numbers.loc[numbers["panel"].str.startswith("b_"), "y"].min() - 0.03)
     for (row, column), ax in np.ndenumerate(axes):
         part, series = [*PARTS][row], [*titles][column]
         points = style.where(numbers, panel=f"b_{part}", series=series).sort_values("x")
@@ -194,7 +195,7 @@ def draw_randomised(axes: np.ndarray, numbers: pd.DataFrame, rules: Mapping[str,
         label = "layer l" if part == "single" else "layers drawn anew"
         words = {"ylabel": PARTS[part] if column == 0 else "", "xlabel": label if column == 2 else ""}
         title = titles[series] if row == 0 else ""
-        style.panel_title(ax, "b" if (row, column) == (0, 0) else "", title, ylim=(-0.12, 1.05), **words)
+        style.panel_title(ax, "b" if (row, column) == (0, 0) else "", title, ylim=(low, 1.05), **words)
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         style.level(ax)
 
