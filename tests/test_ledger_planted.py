@@ -115,6 +115,11 @@ def test_occlusion_counts_deletion_alone():
     tables = {"occlusion": pd.concat([table, other])}
     words = [verdict(name, tables) for name in ("occlude-random", "occlude-edge", "occlude-units")]
     assert words == [HOLDS, HOLDS, HOLDS]
+    by_size = table.assign(order=table["order"].replace({"attribution": "magnitude"}))
+    tables = {"occlusion": pd.concat([table.assign(auc_normalised=0.4), by_size[by_size["order"] == "magnitude"]])}
+    reading = next(r for r in readings.of_claim("occlude-random") if r.name == "pixels by |R|")
+    assert verdict("occlude-random", tables) == FAILS and verdict("occlude-random", reading.change(tables)) == HOLDS
+    tables = {"occlusion": pd.concat([table, other])}
     swapped = tables["occlusion"].replace({"order": {"attribution": "random", "random": "attribution"}})
     assert [verdict(n, {"occlusion": swapped}) for n in ("occlude-random", "occlude-units")] == [FAILS, FAILS]
 

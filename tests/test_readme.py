@@ -2,16 +2,19 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
 
+from pipeline.claims import ledger
 from pipeline.measures.weights import isotropy
 from pipeline.run.parsing import parse
 from pipeline.weights.states import WEIGHTS
@@ -101,6 +104,17 @@ def test_the_isotropy_scores_are_measured_ones():
         law = parse(settings, WEIGHTS[name], name)
         measured = isotropy(law.draw(torch.Size((4000, 64, 3, 3)), 100, 1).flatten(1))
         np.testing.assert_allclose(measured, shown[name], atol=0.01, rtol=0.01, err_msg=name)
+
+
+def test_the_findings_are_those_of_the_ledger():
+    """README's block from the csv beside it, whose claims are those of ledger.yaml, word for word."""
+    findings = runpy.run_path(str(ROOT / "scripts" / "findings.py"))
+    kept = pd.read_csv(findings["KEPT"])
+    assert findings["written"](TEXT, findings["findings"](kept)) == TEXT, "run scripts/findings.py"
+    one = kept.drop_duplicates("claim").set_index("claim")
+    assert {*one.index} == {*ledger()}
+    for name, claim in ledger().items():
+        assert one.loc[name, "words"] == claim.claim and one.loc[name, "number"] == claim.number
 
 
 def test_the_commands_are_make_targets():

@@ -57,6 +57,16 @@ def only(sweeps: tuple[str, ...], keep: Callable[[Table], Table]) -> Change:
     return lambda tables: {name: keep(t) if name in sweeps else t for name, t in tables.items()}
 
 
+def order(name: str) -> Change:
+    """Another order of pixels in the place of the map's."""
+
+    def read(table: Table) -> Table:
+        kept = table[table["order"] != "attribution"]
+        return kept.assign(order=kept["order"].replace({name: "attribution"}))
+
+    return only(("occlusion",), read)
+
+
 def missing_are_zero(tables: Tables) -> Tables:
     return {name: table.fillna({"alignment": 0.0, "similarity": 0.0}) for name, table in tables.items()}
 
@@ -73,6 +83,7 @@ LIKE = (
 RISES = ("rise", "random>trained", "act>rules")
 GAPS = ("rise", "random>trained")
 REMOVED = ("removal-align", "removal-map", "prior-invariant")
+OCCLUSION = ("occlude-random", "occlude-edge", "occlude-units")
 EXTREMES = ("ext-top", "ext-original", "ext-control", "ext-bottom", "ext-trend")
 KIS = (
     "kis-peaks", "kis-control", "kis-strong", "kis-acc", "ins-weak", "kis>magnitude", "magnitude>ins", "kis-beyond",
@@ -99,6 +110,8 @@ READINGS = (
         "a cosine that does not overflow", ("uniform-raw",), column("alignment", "alignment_naive"),
         words="holds by overflow only",
     ),
+    Reading("pixels by |R|", OCCLUSION, order("magnitude")),
+    Reading("pixels by R with its bottom process", OCCLUSION, order("bottom")),
     instead("layer 1 alone", ("aniso",), anisotropic="anisotropic_first"),
     instead("layers 2 to L", ("aniso",), anisotropic="anisotropic_above"),
     instead("the top half", ("rules-insensitive", "gradient-sensitive", "decision-changes"), top="top_half"),
