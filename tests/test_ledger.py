@@ -226,8 +226,8 @@ def arguments(tmp_path) -> list[str]:
     return [
         "figure=claims", *tiny.OWN, "data=folder", f"data.root={folder}", "filter.size=3",
         f"profile.trained={{weights: checkpoint, weights.path: {file}}}", f"profile.base={file}",
-        "~profile.kis.main", f"+profile.kis.main={other}", "~profile.pictures.failures",
-        f"+profile.pictures.failures={other}", "profile.backdoors.attacked=[]", "profile.backdoors.clean=[]",
+        "~profile.kis.main", f"+profile.kis.main={other}", "~profile.pictures.trained",
+        f"+profile.pictures.trained={other}", "profile.backdoors.attacked=[]", "profile.backdoors.clean=[]",
         "theorem1.draws=1", "theorem1.sides=[1]", "theorem2.nets=2", "theorem2.inputs=3",
         "profile.ledger_seeds=[0]", "profile.ledger_law_seeds=[0]", *changes,
     ]  # fmt: skip
