@@ -184,7 +184,7 @@ def from_nothing(run, tmp_path):
     ended = run(
         "figure=behaviours", *tiny.OWN, "data=folder", f"data.root={tiny.images(tmp_path / 'images', count=3)}",
         f"checkpoint.path={file}", f"pretrained.path={file}", f"profile.base={file}",
-        "profile.seeds=[0]", "profile.depth_seeds=[0,1]", "profile.theory_seeds=[0]", "profile.depths=[0,2]",
+        "profile.seeds=[0]", "profile.depth_seeds=[0,1]", "profile.depths=[0,2]",
         "profile.single_layers=[1,3]", "occlusion.steps=4",
     )  # fmt: skip
     assert ended.code == 0, ended.err
@@ -202,7 +202,7 @@ def test_from_nothing(from_nothing):
     for path in made[-1].parents[1].glob("results/*/*/table.parquet"):
         config = yaml.safe_load((path.parent / "config.yaml").read_text())
         found.append((config, pd.read_parquet(path)))
-    assert len(found) == 4 * (1 + 1 + (1 + 2) + (1 + 1) + 2 + 1), "without changed layers there is no seed"
+    assert len(found) == 4 * (1 + 1 + (1 + 2) + (1 + 2) + 4 + 1), "without changed layers there is no seed"
     name = lambda group: group["choice"] if isinstance(group, dict) else group  # noqa: E731
 
     def tables(experiment, rule, **weights):

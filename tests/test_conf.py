@@ -75,17 +75,17 @@ def test_every_figures_cells_expand(hydra, figure, profile):
 def test_fig2_has_its_sweeps(hydra):
     sweeps = cells_of("fig2", "demo")
     assert {name: len(cells) for name, cells in sweeps.items()} == {
-        "random": 40,
+        "random": 16,
         "trained": 4,
-        "random_ends": 20,
+        "random_ends": 8,
         "trained_ends": 2,
         "nulls": 1,
-        "random_weights": 10,
+        "random_weights": 4,
         "trained_weights": 1,
-        "random_balanced": 10,
+        "random_balanced": 4,
         "trained_balanced": 1,
     }
-    assert {cell.seed for cell in sweeps["random"]} == set(range(200, 210))
+    assert {cell.seed for cell in sweeps["random"]} == set(range(200, 204))
     assert {cell.rule.value.first_layer.value for cell in sweeps["random_ends"]} == {"split", "plus"}
 
 

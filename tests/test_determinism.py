@@ -14,9 +14,11 @@ OVER_IMAGES = {
     "likeness": "rule=gbp",
     "memory": "rule=gbp",
     "midalign": "rule=rectgrad",
+    "mixed": "rule=gbp",
     "nfr": "rule=rectgrad",
     "occlusion": "rule=lrp",
     "rank1": "rule=lrp",
+    "specific": "rule=lrp",
     "nulls": "seed=1",
 }
 

@@ -228,6 +228,7 @@ def arguments(tmp_path) -> list[str]:
         f"profile.trained={{weights: checkpoint, weights.path: {file}}}", f"profile.base={file}",
         "~profile.kis.main", f"+profile.kis.main={other}", "~profile.pictures.trained",
         f"+profile.pictures.trained={other}", "profile.backdoors.attacked=[]", "profile.backdoors.clean=[]",
+        "figure.sweeps.single={weights.depth: [1, 2, 3]}",
         "theorem1.draws=1", "theorem1.sides=[1]", "theorem2.nets=2", "theorem2.inputs=3",
         "profile.ledger_seeds=[0]", "profile.ledger_law_seeds=[0]", *changes,
     ]  # fmt: skip
