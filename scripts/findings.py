@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.figures.claims import estimate_text, target_text, worst
+from pipeline.figures.claims import OPEN, estimate_text, target_text, worst
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / ".github" / "ledger.csv"
@@ -26,11 +26,15 @@ def findings(ledger: pd.DataFrame) -> str:
         parts = main[main["claim"] == name]
         first, row = parts.iloc[0], worst(parts)
         number = "" if row is None else f": {row['part']} {estimate_text(row)}, target {target_text(row)}"
-        why = f" ({first['why']})" if isinstance(first["why"], str) and first["why"] else ""
-        lines.append(f"- {first['words'].rstrip('.')} (`{name}`): **{first['verdict']}**{why}{number}")
-    counts = main.drop_duplicates("claim")["verdict"].value_counts(sort=False)
+        why = f"; {first['why']}" if "depends on" in str(first["why"]) else ""
+        words = first["words"].rstrip(".")
+        lines.append(f"- {words[0].upper()}{words[1:]} (`{name}`): **{first['verdict']}**{why}{number}")
+    one = main.drop_duplicates("claim")
+    counts = one["verdict"].value_counts(sort=False)
     counted = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
-    return "\n".join([*lines, "", f"Of all {counts.sum()} claims, in the demo profile: {counted}."])
+    left = ", ".join(f"`{name}`" for name in one.loc[one["verdict"] == OPEN, "claim"])
+    rest = f" Not computed in that run: {left}." if left else ""
+    return "\n".join([*lines, "", f"Of all {counts.sum()} claims, in the demo profile: {counted}.{rest}"])
 
 
 def written(readme: str, block: str) -> str:

@@ -217,7 +217,7 @@ def test_from_nothing(from_nothing):
     for rule in RULES:
         for part, depth in (("top", 2), ("bottom", 2), ("single", 1)):
             rows = tables("likeness", rule, choice="gaussian", part=part, depth=depth)
-            assert len(rows) == 2 * 3 * (2 if part == "top" else 1)
+            assert len(rows) == 2 * 3 * 2
             of = style.where(numbers, panel=f"b_{part}", x=depth)
             for series, against, column in (
                 ("cosine", "original", "cosine"), ("spearman", "original", "spearman"), ("px", "filter", "cosine"),
