@@ -33,7 +33,7 @@ for _module in (
     import_module(f"pipeline.claims.{_module}")
 
 MASKS = "masks of objects (ILSVRC's boxes), which no data set here has"
-NEEDS = dict.fromkeys(("bg-loss", "bg-top", "bg-inactive", "fade-bg"), MASKS)  # claims without evidence
+NEEDS: dict[str, str] = dict.fromkeys(("bg-loss", "bg-top", "bg-inactive", "fade-bg"), MASKS)  # no evidence
 LEDGER = Path(__file__).parent / "ledger.yaml"
 __all__ = ["ENTRIES", "LEDGER", "NEEDS", "Claim", "fixed_text", "ledger", "needed"]
 
@@ -62,7 +62,7 @@ def needed(names: Sequence[str]) -> set[str]:
             hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(ENTRIES)}"
             raise UserError(f"there is no claim '{name}'; {hint}")
         if name not in ENTRIES:
-            raise UserError(f"the claim {name} needs {NEEDS[name]}; choose from {', '.join(ENTRIES)}")
+            raise UserError(f"the claim {name} needs {NEEDS.get(name)}; choose from {', '.join(ENTRIES)}")
     if not names:
         raise UserError("claims=[] chooses none; leave it out for all")
     return {
