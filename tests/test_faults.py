@@ -48,7 +48,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # ---- killed ----------------------------------------------------------------------------------------------------------
 
 FORKED = """
-import os, random, signal, sys, time
+import os, pathlib, random, signal, sys, time
 from pipeline.run import groups
 groups.PART = 2
 import pipeline.run.drawn, pipeline.cli  # imported once; each run is a fork
@@ -61,12 +61,24 @@ def fork(out):
     pipeline.cli.main([*sys.argv[2:], "run.output=" + out])
     os._exit(0)
 
-start = time.monotonic()
-os.waitpid(fork(sys.argv[1] + "/alone"), 0)
-takes, draw = time.monotonic() - start, random.Random(0)
+def first_part(out):
+    while not [*out.glob("results/attribute/.work/*/part-*.json")] and not [*out.glob("results/*/*/manifest.json")]:
+        time.sleep(0.001)
+
+alone, start, draw = pathlib.Path(sys.argv[1], "alone"), time.monotonic(), random.Random(0)
+pid = fork(str(alone))
+first_part(alone)
+computes = time.monotonic()
+os.waitpid(pid, 0)
+before, after = computes - start, time.monotonic() - computes
 for i in range(50):
-    pid = fork(f"{sys.argv[1]}/{i % 25}")
-    time.sleep(draw.uniform(0.1, 0.9) * takes)
+    out = pathlib.Path(sys.argv[1], str(i % 25))
+    pid = fork(str(out))
+    if i % 2:  # seldom hit by chance where starting takes longest
+        first_part(out)
+        time.sleep(draw.uniform(0, 0.7) * after)
+    else:
+        time.sleep(draw.uniform(0.1, 1) * (before + after))
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 """

@@ -6,6 +6,7 @@ import torch
 from pipeline.api import attribute, rule
 from pipeline.engine.lrp import Gamma
 from pipeline.engine.network import Network, trace
+from pipeline.errors import UserError
 from pipeline.weights.gauge import balance, balanced
 from tests.models import NETS, images, plain, seeded
 
@@ -82,6 +83,30 @@ def test_dead_channels_stay_and_a_relu6_keeps_its_scale():
     for op, (_, bias) in zip(capped.layers, balanced(capped), strict=True):
         if op.output in followed:
             assert torch.equal(bias, op.layer.bias)  # type: ignore[arg-type]
+
+
+class Mean(torch.nn.Module):
+    def __init__(self, *dim: int):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(self.dim)
+
+
+@pytest.mark.parametrize(("dim", "width"), [((1,), 36), ((-3, 3), 6)])
+def test_a_mean_over_channels_has_no_gauge(dim: tuple[int, ...], width: int):
+    """Refused, and not balanced wrongly; a mean over pixels is."""
+
+    def network(*dim: int, width: int) -> Network:
+        nn = torch.nn
+        return trace(
+            seeded(lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), Mean(*dim), nn.Flatten(), nn.Linear(width, 4)))
+        )
+
+    with pytest.raises(UserError, match="no balanced gauge across a mean over channels.*weight_stats.gauge=stored"):
+        balance(network(*dim, width=width))
+    assert len(balanced(network(2, 3, width=8))) == 2
 
 
 def test_the_network_is_left_as_it_is():

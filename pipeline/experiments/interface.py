@@ -38,7 +38,7 @@ class Experiment:
     `least_images`: options -> so many are needed, where one is compared with another. `picture`: the figure that shows
     one table. `dtype`: the precision, whatever the cell asks for. `fresh`: computed anew each time, for it judges the
     code that is here now. `report`: table -> (text for the terminal, a complaint that ends the command with exit code 1
-    or None).
+    or None). `batch`: its share of the usual number of images at once, where it holds more of each in memory.
     """
 
     run: Callable[..., Any]
@@ -51,6 +51,7 @@ class Experiment:
     fresh: bool = False
     report: Callable[[pd.DataFrame], tuple[str, str | None]] | None = None
     least_images: Callable[[Any], int] = lambda options: 1
+    batch: float = 1.0
 
     @property
     def needs(self) -> tuple[str, ...]:

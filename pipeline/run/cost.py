@@ -141,7 +141,7 @@ def of_a_part(run: Callable[[int], float], cell: Cell, context: Context, seconds
     """Seconds of a unit before its first image, and of each image, from the seconds `run(n)` of n images."""
     crop = preprocessing_of(cell.weights.value, cell.model.value).crop
     most = min(PART, len(context.image_set(cell.data.value)))
-    few = min(most, max(batch_size(crop, context), cell.spec.least_images(cell.experiment.value)))
+    few = min(most, max(batch_size(cell, crop, context), cell.spec.least_images(cell.experiment.value)))
     first = run(few)  # the slow first one
     again = run(few) if few == most or first < seconds else first
     if few == most:

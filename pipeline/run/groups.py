@@ -220,18 +220,16 @@ def joined(parts: Sequence[Result]) -> Result:
 def part_images(cell: Cell, which: range, context: Context, advance: Callable[[int], object]) -> Images:
     data, pre = cell.data.value, preprocessing_of(cell.weights.value, cell.model.value)
     return Images(
-        context.image_set(data), which.start, which.stop, pre, data.on_error, batch_size(pre.crop, context),
+        context.image_set(data), which.start, which.stop, pre, data.on_error, batch_size(cell, pre.crop, context),
         context.run.workers, context.device, cell.dtype.torch, advance,
     )  # fmt: skip
 
 
-def batch_size(side: int, context: Context) -> int:
-    return context.run.batch_size or default_batch_size(side, context.device)
-
-
-def default_batch_size(side: int, device: torch.device) -> int:
-    """2 images of 224 px on the CPU, more of smaller ones and on a GPU."""
-    images = 2 * (224 / side) ** 2 * (16 if device.type == "cuda" else 1)
+def batch_size(cell: Cell, side: int, context: Context) -> int:
+    """By default 2 images of 224 px on the CPU, more of smaller ones and on a GPU."""
+    if context.run.batch_size:
+        return context.run.batch_size
+    images = 2 * (224 / side) ** 2 * (16 if context.device.type == "cuda" else cell.spec.batch)
     return int(min(PART, max(1, images)))
 
 
