@@ -104,7 +104,7 @@ def test_a_mean_over_channels_has_no_gauge(dim: tuple[int, ...], width: int):
             seeded(lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), Mean(*dim), nn.Flatten(), nn.Linear(width, 4)))
         )
 
-    with pytest.raises(UserError, match="no balanced gauge across a mean over channels.*weight_stats.gauge=stored"):
+    with pytest.raises(UserError, match=r"no balanced gauge across a mean over channels.*weight_stats.gauge=stored"):
         balance(network(*dim, width=width))
     assert len(balanced(network(2, 3, width=8))) == 2
 
