@@ -26,9 +26,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.commands import COMMANDS, GROUPS, dispatch, sentence, sweep
+from pipeline.commands import COMMANDS, dispatch, sentence, sweep
 from pipeline.errors import UserError
 from pipeline.files import CONF, options_of
+from pipeline.run.asked import GROUPS
 
 MULTIRUN = "hydra.mode=MULTIRUN"  # what Hydra makes of -m
 LAUNCHERS = {"local": "hydra_joblib_launcher", "slurm": "hydra_submitit_launcher"}

@@ -122,9 +122,9 @@ def test_naive_cosine_is_kept_beside_the_safe_one(cell):
     """Literal [-1, 1] weights: the safe cosine of float32 equals float64's, whatever the naive one does."""
     safe = pd.read_parquet(cell("weights=uniform", "weights.scale=none", "cascade.naive=true").made[-1])
     double = pd.read_parquet(cell("weights=uniform", "weights.scale=none", "dtype=float64").made[-1])
-    assert list(safe) == [*cascade.COLUMNS, cascade.WITH_NAIVE, *cascade.WITH_BANDS]
+    assert list(safe) == [*cascade.COLUMNS, cascade.WITH_NAIVE, *cascade.WITH_BANDS, *cascade.CONVENTIONS]
     assert np.allclose(safe["alignment"], double["alignment"], atol=1e-5)
-    bare = pd.read_parquet(cell("cascade.bands=false", "data.limit=1").made[-1])
+    bare = pd.read_parquet(cell("cascade.bands=false", "cascade.conventions=false", "data.limit=1").made[-1])
     assert list(bare) == cascade.COLUMNS
 
 
@@ -150,10 +150,11 @@ def test_numerator_norm_and_px(run, tmp_path):
     expected = F.cosine_similarity(px.flatten(1), x.flatten(1)).detach()
     for _, at in table.groupby("n"):
         np.testing.assert_allclose(at.alignment_px, expected, rtol=1e-5)
-    for convention in ("pixels", "minmax"):
+    for convention in ("pixels", "minmax", "centred"):
         given = ["rule=gbp", "dtype=float64", "cascade.bands=false", f"cascade.convention={convention}"]
         changed = pd.read_parquet(run(*own, *given).made[-1])
         assert not np.allclose(changed.alignment, table.alignment, atol=1e-3)
+        np.testing.assert_array_equal(changed.alignment, table[f"alignment_{convention}"])
         pd.testing.assert_frame_equal(
             changed.drop(columns=["alignment", "alignment_px"]), table.drop(columns=["alignment", "alignment_px"])
         )

@@ -8,9 +8,9 @@ from sklearn.metrics import roc_auc_score
 
 from pipeline.claims import ENTRIES, NEEDS, fixed_text, ledger, needed
 from pipeline.claims.contrasts import mean_rank_correlation, minus
-from pipeline.claims.evidence import Part, Range, alike, at_least, auroc, auroc_gain, exact, mean, share
+from pipeline.claims.evidence import Part, Range, at_least, auroc, auroc_gain, exact, mean, share
 from pipeline.claims.readings import READINGS
-from pipeline.claims.verdicts import FAILS, HOLDS, RATE, UNDECIDED, decisions, judge
+from pipeline.claims.verdicts import FAILS, HOLDS, UNDECIDED, decisions, judge
 from pipeline.errors import UserError
 from pipeline.figures import claims as figure
 from tests import tiny
@@ -42,10 +42,6 @@ def verdicts(true: float, times: int, target: Range | None = None, level: float 
 # ---- planted data ----------------------------------------------------------------------------------------------------
 
 
-def test_on_the_boundary_hardly_anything_holds():
-    assert verdicts(0.05, 400)[HOLDS] <= 0.05 and verdicts(0.05, 400, alike())[HOLDS] <= 0.03
-
-
 def test_what_is_there_holds_and_what_is_not_fails():
     assert verdicts(0.15, 100)[HOLDS] > 0.9 and verdicts(-0.1, 100)[FAILS] > 0.9
     assert verdicts(0.15, 100, seeds=7)[UNDECIDED] == 1 and verdicts(0.15, 100, images=15)[UNDECIDED] == 1
@@ -59,13 +55,6 @@ def test_smaller_than_claimed():
     assert found.word == FAILS and "smaller than claimed" in found.why
     reversed_ = judge([part(rng, -0.2, at_least(0.1))], 0.9)
     assert reversed_.word == FAILS and "smaller" not in reversed_.why
-
-
-def test_swapped_arms_turn_the_verdict():
-    rng = np.random.default_rng(2)
-    first, second = table(rng, 0.5), table(rng, 0.2)
-    for one, other, word in ((first, second, HOLDS), (second, first, FAILS)):
-        assert judge([mean("gap", minus(one, other, "y"), "y", at_least(0.05))], 0.95).word == word
 
 
 def test_all_parts_must_hold_and_one_outside_is_enough():
@@ -89,28 +78,6 @@ def test_what_is_missing_decides_nothing():
         assert found.word == word
     empty = mean("part", table(rng, 0.3).assign(y=np.nan), "y", at_least(0.05))
     assert judge([empty], 0.95).word == UNDECIDED and judge([], 0.95).word == UNDECIDED
-
-
-@pytest.mark.parametrize("effects, most", [((0.05,), 0.1), ((0.05, 0.3, 0.3), 0.05)])
-def test_few_decisions_are_false(effects, most):
-    """36 claims that share images and seeds: all on the boundary, or a third of them: the share of false decisions."""
-    rng, false, decided, any_decided = np.random.default_rng(5), 0, 0, 0
-    for _ in range(8):
-        images, seeds = IMAGES * rng.normal(size=(20, 1)), SEEDS * rng.normal(size=(1, 10))
-        evidence, truth = {}, {}
-        for i in range(36):
-            truth[f"c{i}"] = effects[i % len(effects)]
-            values = truth[f"c{i}"] + 0.5 * images + 0.5 * seeds + IMAGES * rng.normal(size=(20, 10))
-            rows = [(f"i{a}", s, values[a, s]) for a in range(20) for s in range(10)]
-            given = pd.DataFrame(rows, columns=["image", "seed", "y"])
-            evidence[f"c{i}"] = [mean("part", given, "y", at_least(0.05))]
-        found, level, strict = decisions(evidence, [], 36)
-        assert 1 - RATE <= level <= 1 - RATE / 36
-        some = [name for name, verdict in found.items() if verdict.word != UNDECIDED]
-        assert strict <= {*some}
-        decided, any_decided = decided + len(some), any_decided + bool(some)
-        false += sum(truth[name] == 0.05 for name in some)
-    assert any_decided / 8 <= most if len(effects) == 1 else false <= most * decided
 
 
 def test_the_level_is_benjamini_and_hochbergs():

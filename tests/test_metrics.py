@@ -92,7 +92,8 @@ def test_conventions():
         cosine = torch.nn.functional.cosine_similarity
         assert torch.isclose(by["minmax"][b], cosine(scaled, x[b].flatten().double(), 0), atol=1e-6)
         assert torch.isclose(by["pixels"][b], cosine(flat[b], pixels[b].flatten().double(), 0), atol=1e-6)
-    assert torch.equal(by["normalised"], alignment(r, x)) and len({round(float(v[0]), 3) for v in by.values()}) == 3
+        assert np.isclose(float(by["centred"][b]), np.corrcoef(flat[b], x[b].flatten())[0, 1], atol=1e-6)
+    assert torch.equal(by["normalised"], alignment(r, x)) and len({round(float(v[0]), 3) for v in by.values()}) == 4
 
 
 def test_log_norm_at_any_scale():

@@ -149,6 +149,17 @@ def test_rectgrad_takes_the_inequality_literally():
     assert passed([10, 1, 0.1], [1, 2, 50], 0.5) == [1, 0, 0]
 
 
+def test_other_readings_of_rectgrad():
+    """By hand: at least tau, where tau is one of the products; and with M, where units without activation reach it."""
+    a, r = torch.tensor([[0, 0, 2, 1.0]]), torch.tensor([[7, -3, 1, -5.0]])  # A r = 0, 0, 2, -5
+    at = SimpleNamespace(output=a, mask=a > 0)
+    for quantile, least, masked in ((0, [7, -3, 1, -5], [0, 0, 1, -5]), (0.5, [7, -3, 1, 0], [0, 0, 1, 0])):
+        assert RectGrad(quantile, at_least=True).relu(r, at)[0].tolist() == least
+        assert RectGrad(quantile, at_least=True, masked=True).relu(r, at)[0].tolist() == masked
+    assert RectGrad(0).relu(r, at)[0].tolist() == [7, -3, 1, 0]
+    assert RectGrad(0, masked=True).relu(r, at)[0].tolist() == [0, 0, 1, 0]
+
+
 def test_tau_is_per_sample():
     at = SimpleNamespace(output=torch.ones(2, 2, 1, 2, dtype=torch.float64))
     r = torch.tensor([[1.0, 2, 3, 4], [100, 200, 300, 400]], dtype=torch.float64).view(2, 2, 1, 2)

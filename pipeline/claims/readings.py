@@ -46,7 +46,7 @@ def instead(name: str, claims: tuple[str, ...], by: str = "rule", words: str = "
             if main not in tables:  # another claim's
                 continue
             new = tables[other]
-            new = new.assign(rule=new["rule"].replace({"wplus": "lrp"})) if "rule" in new else new
+            new = new.assign(rule=new["rule"].replace({"wplus": "lrp", "lrp_gamma": "lrp"})) if "rule" in new else new
             found[main] = pd.concat([tables[main][~tables[main][by].isin(new[by].unique())], new], ignore_index=True)
         return found
 
@@ -96,16 +96,22 @@ ATTACKED = ("attacked", "again", "highlight", "highlight_clean")
 READINGS = (
     Reading("rank correlation of |R|", LIKE, column("spearman")),
     Reading("SSIM", LIKE, column("ssim")),
-    instead("R from 0 to 1", RISES, random="random_minmax", trained="trained_minmax"),
-    instead("R and pixels from 0 to 1", RISES, random="random_pixels", trained="trained_pixels"),
+    Reading("R from 0 to 1", RISES, column("alignment_minmax", "alignment")),
+    Reading("pixels from 0 to 1", RISES, column("alignment_pixels", "alignment")),
+    Reading("R and x less their means", RISES, column("alignment_centred", "alignment")),
     instead("the label's map", GAPS, random="random_label", trained="trained_label"),
     instead("LRP: W+ at layer 1 too", GAPS, random="random_plus", trained="trained_plus"),
     instead("LRP: signs split at layer 1", GAPS, random="random_split", trained="trained_split"),
+    instead("LRP: z^B at layer 1", GAPS, random="random_zbox", trained="trained_zbox"),
+    instead("LRP: with biases", GAPS, trained="trained_bias"),  # the random networks have none
     instead("LRP without γ", GAPS, random="random_wplus", trained="trained_wplus"),
     instead("RectGrad: quantile .5", GAPS, random="random_quantile", trained="trained_quantile"),
+    instead("RectGrad: A r ≥ τ", GAPS, random="random_least", trained="trained_least"),
+    instead("RectGrad: A r ≥ τ, with M", GAPS, random="random_masked", trained="trained_masked"),
     instead("random: Kaiming uniform", GAPS, random="kaiming_uniform"),
     instead("random: truncated normal", GAPS, random="truncated_normal"),
     instead("uniform on [0, 1]", ("uniform-he", "uniform-colour"), uniform="uniform01"),
+    instead("uniform: PyTorch's own, with biases", ("uniform-he", "uniform-colour"), uniform="uniform_biased"),
     Reading(
         "a cosine that does not overflow", ("uniform-raw",), column("alignment", "alignment_naive"),
         words="holds by overflow only",

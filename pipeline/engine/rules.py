@@ -49,9 +49,13 @@ class RectGrad(Rule):
     """RectGrad (7): only units with A * r > tau pass; tau is the `quantile` of A * r over a ReLU's units, per sample.
 
     tau is an order statistic, sorted[floor(q (n - 1))], with q read as a rational number. Bottom: relu(x * r_0).
+    Other readings of (7): at_least, A * r >= tau, so that where tau is 0 units without activation pass; masked, the
+    ReLU's mask M as well, which changes something there and where tau < 0.
     """
 
     quantile: float
+    at_least: bool = False
+    masked: bool = False
 
     def __post_init__(self):
         if not 0 <= self.quantile < 1:
@@ -62,7 +66,8 @@ class RectGrad(Rule):
         q = rational(self.quantile)
         rank = q.numerator * (product.shape[1] - 1) // q.denominator
         tau = order_statistic(product, rank)  # (B,)
-        return r * (product > tau[:, None]).view_as(r)
+        passes = product >= tau[:, None] if self.at_least else product > tau[:, None]
+        return r * (passes.view_as(r) & at.mask if self.masked else passes.view_as(r))
 
     def finish(self, r: Tensor, x: Tensor) -> Tensor:
         return (x * r).clamp(min=0)

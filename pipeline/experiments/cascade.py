@@ -32,16 +32,19 @@ COLUMNS = [
 ]  # fmt: skip
 WITH_NAIVE = "alignment_naive"  # after them, with these options
 WITH_BANDS = [f"alignment_band{i}" for i in range(BANDS)]
+CONVENTIONS = {f"alignment_{other.value}": other for other in Convention if other is not Convention.normalised}
 
 
 @dataclass(frozen=True)
 class Options:
     """bands: also the alignment within each spatial-frequency band; naive: also the cosine as it is usually written,
-    which overflows; convention: of what the column `alignment` is taken."""
+    which overflows; convention: of what the column `alignment` is taken; conventions: also by the others, in columns
+    of their own."""
 
     bands: bool
     naive: bool
     convention: Convention
+    conventions: bool
 
 
 def run(network: Network, images: Images, rules: Sequence[Method], target: Target, options: Options) -> list[Result]:
@@ -98,4 +101,6 @@ def measure(r: Tensor, image: Image, options: Options) -> dict[str, Tensor]:
     if options.bands:
         bands = band_alignment(r, image.x)
         found |= {name: bands[:, i] for i, name in enumerate(WITH_BANDS)}
+    if options.conventions:
+        found |= {name: by_convention(r, image.x, image.pixels, other) for name, other in CONVENTIONS.items()}
     return found

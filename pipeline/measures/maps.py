@@ -27,11 +27,12 @@ def alignment(r: Tensor, x: Tensor) -> Tensor:
 
 
 class Convention(Enum):
-    """What (1) is taken of. The field has all three; ours is the first, and none of the others is ever a default."""
+    """What (1) is taken of. The field has all of them; ours is the first, and none of the others is ever a default."""
 
     normalised = "normalised"  # R as it is and x as the network sees it
     minmax = "minmax"  # R from 0 to 1: its mean alone makes it positive
     pixels = "pixels"  # x as pixels from 0 to 1, which are positive
+    centred = "centred"  # R and x less their means: Pearson's correlation
 
 
 def by_convention(r: Tensor, x: Tensor, pixels: Tensor, convention: Convention) -> Tensor:
@@ -40,6 +41,8 @@ def by_convention(r: Tensor, x: Tensor, pixels: Tensor, convention: Convention) 
         flat = r.flatten(1).double()
         low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
         return alignment(((flat - low) / (high - low)).view_as(r), x)
+    if convention is Convention.centred:
+        r, x = (t.double() - t.double().mean((1, 2, 3), keepdim=True) for t in (r, x))
     return alignment(r, pixels if convention is Convention.pixels else x)
 
 
