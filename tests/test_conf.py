@@ -7,12 +7,14 @@ from omegaconf import OmegaConf
 
 from pipeline import cli
 from pipeline.api import rule
-from pipeline.engine.rules import RULES
+from pipeline.engine.rules import RULES, RectGrad
 from pipeline.errors import UserError
 from pipeline.experiments import EXPERIMENTS
 from pipeline.figures import FIGURES
 from pipeline.files import CONF
-from pipeline.run.cell import Cell
+from pipeline.images.batches import OnError
+from pipeline.images.sets import Digits
+from pipeline.run.cell import Cell, Choice
 from pipeline.run.parsing import GROUPS, SETTINGS, parse, parse_cell, plain
 from pipeline.run.sweeps import Profile, Sweeps, figure_cells, points, user_of
 
@@ -62,6 +64,16 @@ def test_every_yaml_parses(hydra, group, name):
     cfg = compose("config", overrides=overrides, return_hydra_config=True)
     cell = parse_cell(plain(OmegaConf.masked_copy(cfg, SETTINGS)), cfg.hydra.runtime.choices)
     assert getattr(cell, group).name == name and len(cell.key) == 16
+
+
+def test_a_setting_that_is_left_at_its_default_leaves_the_key():
+    """What is stored already keeps its key when a setting comes to be, and another value has one of its own."""
+    plain_rule = Choice("rectgrad", RectGrad(0.9))
+    assert plain_rule.identity() == {"is": "RectGrad", "quantile": 0.9}
+    assert Choice("rectgrad", RectGrad(0.9, masked=True)).identity() == {**plain_rule.identity(), "masked": True}
+    digits: dict = {"only": None, "limit": None, "step": 1, "seed": None, "on_error": OnError.stop, "training": 9}
+    assert "per_class" not in Choice("digits", Digits(**digits)).identity()
+    assert Choice("digits", Digits(**digits, per_class=3)).identity()["per_class"] == 3
 
 
 @pytest.mark.parametrize("profile", sorted(names("profile")))

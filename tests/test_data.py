@@ -53,8 +53,20 @@ def test_selection():
         and list(drawn) == sorted(drawn)
         and len(set(drawn)) == 7
     )
-    with pytest.raises(ValueError, match="at least 1"):
-        names(step=0)
+    for wrong in ({"step": 0}, {"limit": 0}, {"per_class": 0}):
+        with pytest.raises(ValueError, match="at least 1"):
+            names(**wrong)
+
+
+def test_so_many_of_each_class(tmp_path):
+    every = Digits(**ALL, training=200).images()
+    some = Digits(**ALL, per_class=30, training=200).images()
+    by_hand = [name for k in range(10) for name in [n for n, y in zip(every.names, every.labels) if y == k][:30]]
+    assert len(some) == 300 and some.names == tuple(name for name in every.names if name in {*by_hand})
+    few = Digits(**{**ALL, "step": 2, "limit": 5}, per_class=1, training=200).images()
+    assert len({*few.labels}) == 5 and {*few.names} <= {*every.names[::2]}
+    with pytest.raises(UserError, match="per_class needs the class"):
+        Folder(**ALL, per_class=2, root=str(tiny.images(tmp_path))).images()
 
 
 def test_folder_and_one_image(tmp_path):

@@ -7,8 +7,9 @@ enter it in DATA at the foot, add conf/data/<name>.yaml.
 import csv
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,22 +28,25 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 @dataclass(frozen=True)
 class Selection(ABC):
-    """Which images: those named in `only` (null: all), of these every `step`-th, of these `limit` (null: all), the
-    first ones or, with a `seed`, a random subset in order. TRAINING: whether images("train") are others than
-    images("test"); COUNTS: of how many a split chooses, as far as that is known of data that are not here."""
+    """Which images: those named in `only` (null: all), of these every `step`-th, of these `per_class` of each class
+    (null: all), of these `limit` (null: all), the first ones or, with a `seed`, a random subset in order. TRAINING:
+    whether images("train") are others than images("test"); COUNTS, CLASSES: of how many a split chooses, as far as that
+    is known of data that are not here."""
 
     TRAINING: ClassVar = False
     COUNTS: ClassVar[Mapping[str, int]] = {}
+    CLASSES: ClassVar[int] = 10
 
     only: list[str] | None
     limit: int | None
     step: int
     seed: int | None
     on_error: OnError
+    per_class: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self):
-        if self.step < 1 or (self.limit is not None and self.limit < 1):
-            raise ValueError("step and limit must be at least 1")
+        if min(self.step, *(1 if n is None else n for n in (self.limit, self.per_class))) < 1:
+            raise ValueError("step, per_class and limit must be at least 1")
 
     @abstractmethod
     def images(self, split: str = "test") -> ImageSet:
@@ -59,6 +63,8 @@ class Selection(ABC):
                 )
             images = images.pick([places[name] for name in self.only])
         indices = list(range(0, len(images), self.step))
+        if self.per_class is not None:
+            indices = of_each_class(images.labels, indices, self.per_class)
         if self.limit is not None and self.limit < len(indices):
             chosen = list(range(self.limit))
             if self.seed is not None:
@@ -71,6 +77,18 @@ class Selection(ABC):
         """What determines the images, wherever they lie: all settings but the folder (data sets that are their
         folder add it)."""
         return {k: v for k, v in asdict(self).items() if k not in ("root", "download")}
+
+
+def of_each_class(labels: Sequence[int], indices: Sequence[int], count: int) -> list[int]:
+    """The first `count` of the indices that have each label, in order. Raises UserError where labels are unknown."""
+    seen, found = Counter[int](), []
+    for i in indices:
+        if labels[i] < 0:
+            raise UserError("data.per_class needs the class of every image; leave it out, or choose labelled images")
+        seen[labels[i]] += 1
+        if seen[labels[i]] <= count:
+            found.append(i)
+    return found
 
 
 @dataclass(frozen=True)
@@ -188,6 +206,7 @@ class ImageNet(Selection):
     root: str
 
     COUNTS: ClassVar = {"test": 50_000}
+    CLASSES: ClassVar = 1000
 
     def images(self, split: str = "test") -> ImageSet:
         root = existing(self.root, "set data.root to the ImageNet validation folder")

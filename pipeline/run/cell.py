@@ -4,7 +4,7 @@ what it asks for."""
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from enum import Enum
 from functools import cached_property
 from typing import Any
@@ -22,8 +22,11 @@ class Choice:
     value: Any
 
     def identity(self) -> dict[str, Any]:
-        fields = self.value.identity() if hasattr(self.value, "identity") else asdict(self.value)
-        return {"is": type(self.value).__name__, **fields}
+        """A field that has a default adds nothing where it is left at it: a new setting leaves older keys as they
+        were."""
+        given = self.value.identity() if hasattr(self.value, "identity") else asdict(self.value)
+        usual = {f.name: f.default for f in fields(self.value) if f.default is not MISSING}
+        return {"is": type(self.value).__name__} | {k: v for k, v in given.items() if k not in usual or v != usual[k]}
 
     def describe(self) -> dict[str, Any]:
         return {

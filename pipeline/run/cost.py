@@ -68,14 +68,14 @@ def stand_ins(cells: Sequence[Cell], context: Context) -> list[str]:
                     raise
                 side = preprocessing_of(cell.weights.value, cell.model.value).resize
                 count = len(data.only) if data.only else data.COUNTS[split]
-                images = replace(data, only=None).select(noise_set(count, side))
+                images = replace(data, only=None).select(noise_set(count, data.CLASSES, side))
                 context.put_images(data, split, images)
                 absent[cell.data.name] = f"noise for the images of {cell.data.name}"
     return list(absent.values())
 
 
-def noise_set(count: int, side: int) -> ImageSet:
-    labels = tuple(i % 10 for i in range(count))
+def noise_set(count: int, classes: int, side: int) -> ImageSet:
+    labels = tuple(i % classes for i in range(count))
     return ImageSet(tuple(f"noise/{i}" for i in range(count)), labels, partial(noise, side))
 
 

@@ -66,7 +66,8 @@ def parse(node: Any, schema: type, where: str) -> Any:
     values out of range."""
     given = plain(node) if isinstance(node, DictConfig) else node
     known(given, schema, where)
-    missing = [f.name for f in dataclasses.fields(schema) if given.get(f.name, "???") == "???"]
+    needed = [f.name for f in dataclasses.fields(schema) if f.default is dataclasses.MISSING]
+    missing = [name for name in needed if given.get(name, "???") == "???"]
     if missing:
         raise UserError(f"{where} lacks the setting '{missing[0]}'; add it")
     try:
