@@ -207,7 +207,9 @@ def misses(part: pd.DataFrame) -> str:
     """Which networks of one attack miss the gate."""
     attack = part["attack"].iloc[0]
     found = [str(n) for n, rows in part.groupby("network") if gate(attack, rows.set_index("what")["y"])]
-    return f"network {', '.join(found)} misses the gate" if found else ""
+    if len(found) < 2:
+        return f"network {found[0]} misses the gate" if found else ""
+    return f"networks {', '.join(found[:-1])} and {found[-1]} miss the gate"
 
 
 def write(ax: Axes, lines: Sequence[Sequence[str]], at: Sequence[float]) -> None:
