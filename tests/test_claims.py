@@ -40,21 +40,6 @@ def test_one_holds_a_claim_until_it_ends(path):
     assert list(path.parent.iterdir()) == []
 
 
-def test_a_signal_while_a_claim_is_given_back_leaves_none(path, monkeypatch):
-    plain, calls = claims.give_back, []
-
-    def interrupted(*args):
-        calls.append(1)
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-        plain(*args)
-
-    monkeypatch.setattr(claims, "give_back", interrupted)
-    with pytest.raises(KeyboardInterrupt), Claims(BEAT).claim(path, {}):
-        pass
-    assert len(calls) == 2 and not path.exists()
-
-
 def test_of_many_that_want_it_one_gets_it(path, monkeypatch):
     """Also where all find a dead process's claim and only then go on, slowly."""
     plain, quick, found = Claims.dead, holder, threading.Barrier(8)

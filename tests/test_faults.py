@@ -133,6 +133,31 @@ def test_what_a_batch_system_sends_ends_a_run_that_goes_on_later(whole, cell, tm
     assert contents(cell(*args, output=out).made[-1].parent) == expected
 
 
+INTERRUPTED = """
+import pathlib, sys
+from pipeline.run import claims
+path, name, before = sys.argv[1:]
+plain = getattr(claims, name)
+def interrupted(*args):
+    setattr(claims, name, plain)
+    before or plain(*args)
+    raise KeyboardInterrupt
+setattr(claims, name, interrupted)
+with claims.Claims(60.0).claim(pathlib.Path(path), {}):
+    assert pathlib.Path(path).is_file()
+"""
+
+
+@pytest.mark.parametrize("before", ["before", ""])
+@pytest.mark.parametrize("name", ["create", "give_back", "holder", "touch"])
+def test_a_signal_at_any_moment_of_a_claim_leaves_none(tmp_path, name, before):
+    """Just before or after a step of taking it or giving it back."""
+    with start(sys.executable, "-c", INTERRUPTED, str(tmp_path / "claims" / "unit"), name, before) as process:
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode == 0) == (name == "touch") and "AssertionError" not in err
+    assert not [*tmp_path.glob("claims/*")]
+
+
 SLOW = """
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore

@@ -4,6 +4,7 @@ No lock of the operating system is needed, so that processes on several hosts ca
 network. Claims only save work: two that hold the same one compute the same, and each result appears whole.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -17,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+HELD: dict[str, tuple[Path, int]] = {}  # claims of this process by token, and its number, which a fork has not
 BEATS = 4  # so many beats without a sign of life, and the claim of another host is that of a dead process
 
 
@@ -72,11 +74,13 @@ class Claims:
             "beat": self.beat,
             **about,
         }
+        HELD[token] = path, os.getpid()  # before the file: a signal may come at any moment
         if not create(path, mine):
             seen = holder(path)
             if self.dead(path, seen):
                 self.clear(path, seen)
             if not create(path, mine):
+                HELD.pop(token)
                 yield False
                 return
         self._watched.pop(path, None)
@@ -85,11 +89,8 @@ class Claims:
         try:
             yield True
         finally:
-            try:
-                give_back(path, token, stop)
-            except KeyboardInterrupt:  # a signal that comes just now
-                give_back(path, token, stop)
-                raise
+            stop.set()
+            give_back(path, token)
 
     def clear(self, path: Path, seen: Mapping[str, Any] | None) -> None:
         """Take the claim of a dead process away as it was seen, and not the one that another process has in its place
@@ -168,11 +169,20 @@ def age(path: Path, touched: int) -> float:
         probe.unlink(missing_ok=True)
 
 
-def give_back(path: Path, token: str, stop: threading.Event) -> None:
+def give_back(path: Path, token: str) -> None:
     """Unless another process has it by now."""
-    stop.set()
     if (holder(path) or {}).get("token") == token:
         path.unlink(missing_ok=True)
+    HELD.pop(token, None)
+
+
+@atexit.register
+def give_all_back() -> None:
+    """What a signal kept from being given back."""
+    for token, (path, pid) in [*HELD.items()]:
+        if pid == os.getpid():
+            with contextlib.suppress(OSError):
+                give_back(path, token)
 
 
 def touch(path: Path, beat: float, stop: threading.Event) -> None:
