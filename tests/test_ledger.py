@@ -15,18 +15,7 @@ from pipeline.errors import UserError
 from pipeline.figures import claims as figure
 from tests import tiny
 from tests.pairs import delong
-
-IMAGES, SEEDS, CELL = 0.08, 0.05, 0.03  # standard deviations
-
-
-def table(
-    rng, true: float, images: int = 20, seeds: int = 10, image_sd: float = IMAGES, rule: str = "gbp"
-) -> pd.DataFrame:
-    """Images x seeds, with effects of both and noise in each cell."""
-    values = true + image_sd * rng.normal(size=(images, 1)) + SEEDS * rng.normal(size=(1, seeds))
-    values = values + CELL * rng.normal(size=(images, seeds))
-    rows = [(f"i{i}", s, values[i, s]) for i in range(images) for s in range(seeds)]
-    return pd.DataFrame(rows, columns=["image", "seed", "y"])
+from tests.test_planted import table
 
 
 def part(rng, true: float, target: Range | None = None, **more) -> Part:

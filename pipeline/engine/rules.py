@@ -66,8 +66,8 @@ class RectGrad(Rule):
         q = rational(self.quantile)
         rank = q.numerator * (product.shape[1] - 1) // q.denominator
         tau = order_statistic(product, rank)  # (B,)
-        passes = product >= tau[:, None] if self.at_least else product > tau[:, None]
-        return r * (passes.view_as(r) & at.mask if self.masked else passes.view_as(r))
+        passes = (product >= tau[:, None] if self.at_least else product > tau[:, None]).view_as(r)
+        return r * (passes & at.mask if self.masked else passes)
 
     def finish(self, r: Tensor, x: Tensor) -> Tensor:
         return (x * r).clamp(min=0)

@@ -45,7 +45,7 @@ class Selection(ABC):
     per_class: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self):
-        if min(self.step, *(1 if n is None else n for n in (self.limit, self.per_class))) < 1:
+        if any(n is not None and n < 1 for n in (self.step, self.per_class, self.limit)):
             raise ValueError("step, per_class and limit must be at least 1")
 
     @abstractmethod
