@@ -89,18 +89,25 @@ def show(cells: Sequence["Cell"], context: "Context") -> None:
     paths = [context.store.table_path(cell) for cell in cells]
     if left := left_out(cells, context):
         there = [path for cell, path in zip(cells, paths, strict=True) if cell not in left]
-        print(*there, sep="\n", end="\n" if there else "", flush=True)
+        put(there)
         return
     picture = cells[0].spec.picture
     drawn = [cell for cell, table in zip(cells, paths, strict=True) if picture and has_maps(cell, table)]
     if drawn:
         name = f"{picture}_{digest({'cells': [cell.key for cell in drawn]})}"
         if pdf := draw_figure(picture, {picture: drawn}, "", context, name):
-            print(*made(pdf), sep="\n", flush=True)
+            put(made(pdf))
     complaint = report(cells[0], paths[0])
-    print(*paths, sep="\n", flush=True)  # also where a launcher ends the process at once
+    put(paths)
     if complaint:
         raise UserError(complaint)
+
+
+def put(paths: Sequence[Path]) -> None:
+    """Print paths, a line each: in one write, since the processes of a launcher share their output, and at once, since
+    a launcher may end the process."""
+    sys.stdout.write("".join(f"{path}\n" for path in paths))
+    sys.stdout.flush()
 
 
 def sweep(jobs: Sequence[Sequence[str]]) -> list[str]:
@@ -150,7 +157,7 @@ def figures(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> Non
     """The figure that is chosen, or with figure=all each of its figures."""
     for name, sweeps in figures_of(cfg, hydra_config).items():
         if pdf := drawn(name, sweeps, hydra_config, context):
-            print(*made(pdf), sep="\n", flush=True)
+            put(made(pdf))
 
 
 def drawn(
@@ -195,7 +202,7 @@ def page(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
     text = html(content_of(found, missing, hydra_config.runtime.choices["profile"], context))
     path = context.store.root / "report" / "index.html"
     save_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
-    print(path, flush=True)
+    put([path])
 
 
 def prepare(name: str, sweeps: Mapping[str, Sequence["Cell"]], hydra_config: HydraConf, context: "Context") -> None:

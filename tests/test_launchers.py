@@ -58,6 +58,21 @@ def test_the_local_launcher_makes_the_same_tables_and_one_bad_job_does_not_hinde
         assert len(said) == 6 and "error: 6 of 18 jobs failed" in text
 
 
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="only Linux has pipes that keep writes apart")
+def test_paths_reach_an_output_that_processes_share_a_whole_line_at_a_time(tmp_path):
+    """Unbuffered, as containers often set it, print() writes the end of a line by itself."""
+    told, tells = os.pipe2(os.O_DIRECT)  # each read is one write
+    subprocess.run(
+        [sys.executable, "-um", "pipeline", *arguments(tmp_path, f"run.output={tmp_path}")], stdout=tells,
+        check=True, timeout=300, env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    os.close(tells)
+    writes = list(iter(lambda: os.read(told, 1 << 16).decode(), ""))
+    os.close(told)
+    assert writes and all(text.endswith("\n") for text in writes)
+    assert "".join(writes).split("\n")[-2].endswith("table.parquet")
+
+
 def test_a_job_with_a_bug_does_not_hinder_the_others(cell, monkeypatch):
     from pipeline.experiments import cascade
 
