@@ -116,7 +116,7 @@ def in_process(overrides: list[str], conf: Path) -> tuple[list[list[str]], list[
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that asks to end: what runs gives its claims back, and finished parts are kept."""
+    """A signal that asks to end: what runs gives its leases back, and finished parts are kept."""
 
     def __init__(self, number: int):
         super().__init__("interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}")

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from pipeline.run.claims import born, here
 from pipeline.run.clean import rubbish, size
+from pipeline.run.leases import born, here
 from pipeline.run.store import Store
 
 KEYS = [f"{number:016x}" for number in range(4)]
@@ -24,7 +24,7 @@ def store(tmp_path):
     (cascade / ".work" / KEYS[2] / ".part-00000.abcdef01.parquet").touch()
     (cascade / f".{KEYS[0]}.12345678").mkdir()
     (cascade / ".locks").mkdir()
-    (cascade / ".claims").mkdir()
+    (cascade / ".leases").mkdir()
     return store
 
 
@@ -33,25 +33,25 @@ def names(store, known=(KEYS[0], KEYS[2])):
     return {str(one.path.relative_to(root)) for one in rubbish(store, known)}
 
 
-def claim(store, pid):
-    file = store.root / "results" / "cascade" / ".claims" / "group.part-00000"
+def lease(store, pid):
+    file = store.root / "results" / "cascade" / ".leases" / "group.part-00000"
     about = {"here": here(), "pid": pid, "born": born(pid), "since": 0.0, "beat": 15.0}
     file.write_text(json.dumps(about))
 
 
 def test_what_no_figure_refers_to_and_what_dead_runs_left(store):
-    claim(store, 2**22 + 1)
+    lease(store, 2**22 + 1)
     left = {
         f".{KEYS[0]}.12345678",
         ".locks",
-        ".claims/group.part-00000",
+        ".leases/group.part-00000",
         f".work/{KEYS[2]}/.part-00000.abcdef01.parquet",
     }
     assert names(store) == left | {KEYS[1], f".work/{KEYS[3]}", f".work/{KEYS[0]}"}
 
 
 def test_what_a_living_process_may_be_at_stays(store):
-    claim(store, os.getpid())
+    lease(store, os.getpid())
     assert names(store) == {".locks", KEYS[1]}
 
 

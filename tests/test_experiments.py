@@ -178,7 +178,8 @@ REFUSED = {
     "occlusion": set(),
     "specific": set(),
     "nfr": {*NO_RULES, "lrp_alphabeta", "lrp_epsilon"},
-    **dict.fromkeys(("extremes", "failure", "memory", "midalign", "mixed", "rank1", "theorem1", "theorem2"), NO_RULES),
+    **dict.fromkeys(("extremes", "failure", "memory", "midalign", "noisy_start", "rank1"), NO_RULES),
+    **dict.fromkeys(("theorem1", "theorem2"), NO_RULES),
     **dict.fromkeys(("directions", "nulls", "weight_stats", "train", "geometry", "verify"), frozenset()),  # take none
 }
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run.claims import Claims, create, here
 from pipeline.run.clean import rubbish
+from pipeline.run.leases import Leases, create, here
 from pipeline.run.store import Store
 from tests import tiny
 
@@ -105,11 +105,11 @@ def test_a_run_that_is_killed_at_any_time_leaves_no_wrong_or_half_table(cell, wh
     assert not [*out.glob("*/results/attribute/.*/*"), *out.glob("*/results/attribute/.*.*")]
 
 
-def test_claims_of_dead_processes_go_when_their_units_are_done(whole, cell, tmp_path):
-    """A process that is killed between storing what it did and giving the claim back; and one that lives."""
+def test_leases_of_dead_processes_go_when_their_units_are_done(whole, cell, tmp_path):
+    """A process that is killed between storing what it did and giving the lease back; and one that lives."""
     args, expected = whole
     out, dead = tmp_path / "out", {"token": "dead", "here": here(), "pid": 2**22 + 1, "born": "1"}
-    folder = out / "results" / "attribute" / ".claims"
+    folder = out / "results" / "attribute" / ".leases"
     for _ in range(2):  # to do, and finished
         for name, about in {"dead": dead, ".dead.dead": dead, "alive": {**dead, "here": "elsewhere"}}.items():
             create(folder / f"{name}.part-00001", about)
@@ -127,7 +127,7 @@ def test_what_a_batch_system_sends_ends_a_run_that_goes_on_later(whole, cell, tm
         process.send_signal(getattr(signal, name))
         _, err = process.communicate(timeout=60)
     assert process.returncode == code and err.splitlines()[-1].endswith("the same command goes on from here")
-    assert not [*out.glob("results/attribute/.claims/*")], "claims are given back"
+    assert not [*out.glob("results/attribute/.leases/*")], "leases are given back"
     parts = {path: path.stat().st_mtime_ns for path in out.glob("results/attribute/.work/*/part-*.json")}
     assert 2 <= len(parts) < 5
     assert contents(cell(*args, output=out).made[-1].parent) == expected
@@ -135,27 +135,27 @@ def test_what_a_batch_system_sends_ends_a_run_that_goes_on_later(whole, cell, tm
 
 INTERRUPTED = """
 import pathlib, sys
-from pipeline.run import claims
+from pipeline.run import leases
 path, name, before = sys.argv[1:]
-plain = getattr(claims, name)
+plain = getattr(leases, name)
 def interrupted(*args):
-    setattr(claims, name, plain)
+    setattr(leases, name, plain)
     before or plain(*args)
     raise KeyboardInterrupt
-setattr(claims, name, interrupted)
-with claims.Claims(60.0).claim(pathlib.Path(path), {}):
+setattr(leases, name, interrupted)
+with leases.Leases(60.0).lease(pathlib.Path(path), {}):
     assert pathlib.Path(path).is_file()
 """
 
 
 @pytest.mark.parametrize("before", ["before", ""])
 @pytest.mark.parametrize("name", ["create", "give_back", "holder", "touch"])
-def test_a_signal_at_any_moment_of_a_claim_leaves_none(tmp_path, name, before):
+def test_a_signal_at_any_moment_of_a_lease_leaves_none(tmp_path, name, before):
     """Just before or after a step of taking it or giving it back."""
-    with start(sys.executable, "-c", INTERRUPTED, str(tmp_path / "claims" / "unit"), name, before) as process:
+    with start(sys.executable, "-c", INTERRUPTED, str(tmp_path / "leases" / "unit"), name, before) as process:
         _, err = process.communicate(timeout=60)
     assert (process.returncode == 0) == (name == "touch") and "AssertionError" not in err
-    assert not [*tmp_path.glob("claims/*")]
+    assert not [*tmp_path.glob("leases/*")]
 
 
 SLOW = """
@@ -273,14 +273,14 @@ def test_a_dead_worker_of_the_data_loader_ends_in_one_sentence(whole, cell, tmp_
 
 
 def test_a_job_whose_node_died_is_taken_over(whole, cell, monkeypatch):
-    """Its claim is of another host and has no heartbeat any more."""
+    """Its lease is of another host and has no heartbeat any more."""
     args, expected = whole
-    plain, paths = Claims.claim, []
+    plain, paths = Leases.lease, []
     with monkeypatch.context() as patch:
-        patch.setattr(Claims, "claim", lambda self, path, about: paths.append(path) or plain(self, path, about))
+        patch.setattr(Leases, "lease", lambda self, path, about: paths.append(path) or plain(self, path, about))
         cell(*args, "run.shard=1/2")
-    claim = paths[0].with_name(paths[0].name.replace("part-00001", "part-00000"))
-    claim.write_text(json.dumps({"token": "theirs", "here": "a node that died", "pid": 1, "born": "1"}))
+    lease = paths[0].with_name(paths[0].name.replace("part-00001", "part-00000"))
+    lease.write_text(json.dumps({"token": "theirs", "here": "a node that died", "pid": 1, "born": "1"}))
     ended = cell(*args, "run.heartbeat=0.1")
     assert contents(ended.made[-1].parent) == expected and "waiting for it" in ended.err
-    assert not claim.exists()
+    assert not lease.exists()

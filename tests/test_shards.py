@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pipeline.run.claims import Claims
+from pipeline.run.leases import Leases
 from tests import tiny
 
 PARTS_OF_TWO = "from pipeline.run import groups; groups.PART = 2"
@@ -101,19 +101,19 @@ def test_cells_without_images_are_dealt_out_too(run, tmp_path):
 
 
 @pytest.mark.parametrize("experiment", ["cascade", "weight_stats"])
-def test_what_is_finished_between_a_look_and_a_claim_is_not_computed_again(run, tmp_path, monkeypatch, experiment):
+def test_what_is_finished_between_a_look_and_a_lease_is_not_computed_again(run, tmp_path, monkeypatch, experiment):
     args = [f"experiment={experiment}", *tiny.OWN, "data=folder", f"data.root={tiny.images(tmp_path / 'images')}"]
-    out, plain, computed = tmp_path / "outputs", Claims.claim, []
+    out, plain, computed = tmp_path / "outputs", Leases.lease, []
 
     @contextmanager
     def late(self, path, about):
-        if not computed:  # at the first claim
+        if not computed:  # at the first lease
             command = [sys.executable, "-m", "pipeline", *args, f"run.output={out}", "run.device=cpu"]
             computed.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         with plain(self, path, about) as mine:
             yield mine
 
-    monkeypatch.setattr(Claims, "claim", late)
+    monkeypatch.setattr(Leases, "lease", late)
     monkeypatch.setattr("pipeline.run.groups.Given.run", lambda *args: pytest.fail("it is there"))
     assert run(*args, output=out).out == computed[0]
 
@@ -125,7 +125,7 @@ def test_two_processes_take_different_cells_and_compute_nothing_twice(tmp_path):
     said = at_once([args] * 2, log)
     assert said[0] == said[1] and said[0].endswith("fig4.pdf\n")
     assert max(Counter(log.read_text().splitlines()).values()) == 1
-    assert not list(out.glob("results/cascade/.claims/*"))
+    assert not list(out.glob("results/cascade/.leases/*"))
 
 
 @pytest.mark.parametrize("shard", ["3/2", "2 of 8", "0/0", "/3", "1/2/3", "-1/3"])

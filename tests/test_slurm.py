@@ -101,7 +101,7 @@ def test_a_killed_job_leaves_its_sibling_alone_and_the_next_run_finishes(slurm, 
     expected, out = undisturbed(run, tmp_path, images), tmp_path / "slurm"
     with begin(slurm, *slow(tmp_path, images), *LAUNCHER) as process:
         wait_for(lambda: len({path.parent for path in parts(out)}) == 2)
-        victim = next(iter(out.glob("results/attribute/.claims/*.part-*")))
+        victim = next(iter(out.glob("results/attribute/.leases/*.part-*")))
         os.kill(json.loads(victim.read_text())["pid"], signal.SIGKILL)
         _, err = process.communicate(timeout=240)
     assert process.returncode == 1 and "has not produced any output" in err, err

@@ -1,4 +1,4 @@
-"""experiment=specific and experiment=mixed: against loops, autograd and maps whose answer is known."""
+"""experiment=specific and experiment=noisy_start: against loops, autograd and maps whose answer is known."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from pipeline.api import attribute
 from pipeline.engine.network import trace
 from pipeline.engine.rules import GRAD, Gbp
-from pipeline.experiments import memory, mixed, specific
+from pipeline.experiments import memory, noisy_start, specific
 from pipeline.experiments.targets import Target
 from pipeline.images.batches import Batch
 from tests import tiny
@@ -66,7 +66,7 @@ def test_mixtures_against_autograd():
     network = trace(model)
     images = Given([Batch(x.detach(), ("a", "b", "c"), -torch.ones(3).long())])
     target = Target("decision", lambda: network)
-    (found,) = mixed.run(network, images, [GRAD], target, mixed.Options(None, [0.0, 0.25, 1.0]))
+    (found,) = noisy_start.run(network, images, [GRAD], target, noisy_start.Options(None, [0.0, 0.25, 1.0]))
     (starts,) = memory.run(network, images, [GRAD], target, memory.Options(None))
     table = found.table.set_index(["image", "layer", "share"])
     ends = starts.table[(starts.table["start"] == "activation") & (starts.table["against"] == "noise")]

@@ -128,11 +128,11 @@ def along_a_is_better_in_networks(tables: Tables) -> list[Part]:
     return found
 
 
-@claim("transitive", "mixed_random", "mixed_trained")
+@claim("transitive", "noisy_start_random", "noisy_start_trained")
 def better_r_better_map(tables: Tables) -> list[Part]:
     found = []
     for state in ("random", "trained"):
-        for rule, table in by_rule(tables[f"mixed_{state}"]):
+        for rule, table in by_rule(tables[f"noisy_start_{state}"]):
             found.append(mean(f"{rule}, {state}", rank_correlations(table), "rank", at_least(0.8)))
     return found
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.run.claims import age, last_touch
+from pipeline.run.leases import age, last_touch
 from pipeline.run.status import running_text
 from pipeline.run.store import Store, whole
 
@@ -33,14 +33,14 @@ class Rubbish:
 def rubbish(store: Store, known: Collection[str]) -> Iterator[Rubbish]:
     """known: keys of the cells that figures refer to. What a living process may be at is left out."""
     for folder in sorted(path for path in (store.root / "results").glob("*") if path.is_dir()):
-        claims = sorted((folder / ".claims").glob("*"))
-        dead = [path for path in claims if not running_text(path)]
-        yield from (Rubbish(path, "claim of a dead process") for path in dead)
-        alive = len(dead) < len(claims)
+        leases = sorted((folder / ".leases").glob("*"))
+        dead = [path for path in leases if not running_text(path)]
+        yield from (Rubbish(path, "lease of a dead process") for path in dead)
+        alive = len(dead) < len(leases)
         for path in sorted(folder.iterdir()):
             if path.name == ".locks":
                 yield Rubbish(path, "locks of an earlier version")
-            elif path.name.startswith(".") and path.name not in (".claims", ".work") and not alive:
+            elif path.name.startswith(".") and path.name not in (".leases", ".work") and not alive:
                 yield Rubbish(path, "left by a dead run")
             elif not path.name.startswith(".") and path.name not in known:
                 yield Rubbish(path, "no figure of any profile refers to it")

@@ -15,7 +15,7 @@ from pipeline.files import file_hash
 from pipeline.images.batches import ImageSet, load_batches
 from pipeline.images.sets import Selection
 from pipeline.run.cell import Cell, digest, network_parts, spelt
-from pipeline.run.claims import Claims
+from pipeline.run.leases import Leases
 from pipeline.run.store import Store
 from pipeline.weights.states import HE_GAUSSIAN, network_of, original, preprocessing_of
 
@@ -171,7 +171,7 @@ class Context:
 
 def context_of(run: Run) -> Context:
     """Raises UserError for a device that is not there, and for an output folder that can't be written."""
-    store = Store(Path(run.output), Claims(run.heartbeat))
+    store = Store(Path(run.output), Leases(run.heartbeat))
     store.check_writable()
     if run.threads is not None:
         torch.set_num_threads(run.threads)

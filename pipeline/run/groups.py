@@ -1,6 +1,6 @@
 """Cells that share their work, computed in units: parts of 64 images, or the whole where there are no images.
 
-Each unit is claimed and stored by itself, so that a run that ends early goes on where it was, and several processes
+Each unit is stored by itself, under a lease, so that a run that ends early goes on where it was, and several processes
 do it together.
 """
 
@@ -121,7 +121,7 @@ def advance(group: Group, context: Context, bar: tqdm, beside: bool) -> bool:
 def as_a_whole(group: Group, given: "Given") -> bool:
     """Compute and store cells that have no parts; False if another process is at it."""
     context, store = given.context, given.context.store
-    with store.claim(given.cells[0], "whole", {"since": time.time()}) as mine:
+    with store.lease(given.cells[0], "whole", {"since": time.time()}) as mine:
         if not mine:
             return False
         cells = given.cells = group.open(context)  # another process may have finished them meanwhile
@@ -143,7 +143,7 @@ def one_part(group: Group, number: int, given: "Given", bar: tqdm) -> bool:
     store, which = given.context.store, group.images(number, given.context)
     if group.lacking(number, given):
         about = {"since": time.time(), "part": number + 1, "parts": group.parts}
-        with store.claim(given.cells[0], f"part-{number:05d}", about) as mine:
+        with store.lease(given.cells[0], f"part-{number:05d}", about) as mine:
             if not mine:
                 return False
             given.cells = group.open(given.context)  # another process may have finished them meanwhile
@@ -175,7 +175,7 @@ def merged(group: Group, cell: Cell, given: "Given") -> bool:
     group.verified.difference_update((cell.key, number) for number in broken)
     if broken:
         return theirs and not broken & set(group.numbers)
-    with store.claim(cell, f"table-{cell.key}", {"since": time.time()}) as mine:
+    with store.lease(cell, f"table-{cell.key}", {"since": time.time()}) as mine:
         if not mine:
             return theirs
         if cell not in group.open(context):

@@ -27,8 +27,8 @@ def run_cells(cells: Sequence[Cell], context: Context, force: bool = False) -> l
     computed, and some tables may not be there.
     """
     cells = [with_file(cell, context) for cell in cells]
-    for folder in {context.store.claims_folder(cell) for cell in cells}:
-        context.store.claims.sweep(folder)
+    for folder in {context.store.leases_folder(cell) for cell in cells}:
+        context.store.leases.sweep(folder)
     todo = to_do(cells, context, force)
     check(todo, context)
     groups = groups_of(cells, todo, context, force)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.run.cell import Cell
-from pipeline.run.claims import BEATS, age, here, holder, last_touch, lives
 from pipeline.run.context import Context
 from pipeline.run.groups import current
+from pipeline.run.leases import BEATS, age, here, holder, last_touch, lives
 from pipeline.run.runner import trained_for, with_file
 
 STATES = ("done", "running", "failed", "missing")
@@ -43,7 +43,7 @@ def state_of(cell: Cell, context: Context) -> State:
     parts = f"{there} parts are there" if there else ""
     running = [
         about
-        for path in sorted(store.claims_folder(cell).glob(f"{cell.shared_key}.*"))
+        for path in sorted(store.leases_folder(cell).glob(f"{cell.shared_key}.*"))
         if (about := running_text(path)) and ("table-" not in path.name or path.name.endswith(cell.key))
     ]
     if running:
@@ -55,12 +55,12 @@ def state_of(cell: Cell, context: Context) -> State:
         return State(cell, "missing", parts)
 
 
-def running_text(claim: Path) -> str:
-    """Who holds a claim, since when, and at what; "" if that is dead as far as can be seen at one glance."""
-    known, touched = holder(claim), last_touch(claim)
+def running_text(lease: Path) -> str:
+    """Who holds a lease, since when, and at what; "" if that is dead as far as can be seen at one glance."""
+    known, touched = holder(lease), last_touch(lease)
     if known is None or touched is None:
         return ""
-    alive = lives(known) if known["here"] == here() else age(claim, touched) < BEATS * known["beat"]
+    alive = lives(known) if known["here"] == here() else age(lease, touched) < BEATS * known["beat"]
     part = f", part {known['part']} of {known['parts']}" if "part" in known else ""
     return f"{known['here'].split(' ')[0]} process {known['pid']} since {when(known['since'])}{part}" if alive else ""
 

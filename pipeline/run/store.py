@@ -1,7 +1,7 @@
 """Tables on disk: written whole or not at all, read only if whole.
 
 results/<experiment>/<key>/{table.parquet, config.yaml, manifest.json[, *.safetensors]}. A cell under way keeps its
-finished parts in results/<experiment>/.work/<key>/, and who computes what stands in .claims/. Manifests are written
+finished parts in results/<experiment>/.work/<key>/, and who computes what stands in .leases/. Manifests are written
 last, hold the checksums of the other files, and are sealed by their own.
 """
 
@@ -29,7 +29,7 @@ from pipeline.errors import UserError
 from pipeline.experiments.interface import Result
 from pipeline.files import file_hash, flush, save_atomically, sealed, unsealed
 from pipeline.run.cell import Cell
-from pipeline.run.claims import Claims
+from pipeline.run.leases import Leases
 
 SCHEMA = 2  # of the manifest and the folder; 1: without a seal
 OF_CELL = {"table": "table.parquet", "config": "config.yaml"}  # whose checksums a cell's manifest has
@@ -79,7 +79,7 @@ class Part:
 @dataclass(frozen=True)
 class Store:
     root: Path  # the output folder
-    claims: Claims = field(default_factory=lambda: Claims(beat=15.0))
+    leases: Leases = field(default_factory=lambda: Leases(beat=15.0))
 
     def check_writable(self) -> None:
         """Raises UserError if nothing can be written below the output folder."""
@@ -184,13 +184,13 @@ class Store:
 
     # ---- who computes what, and what went wrong ----------------------------------------------------------------------
 
-    def claim(self, cell: Cell, unit: str, about: Mapping[str, Any]) -> contextlib.AbstractContextManager[bool]:
+    def lease(self, cell: Cell, unit: str, about: Mapping[str, Any]) -> contextlib.AbstractContextManager[bool]:
         """Whether this process may compute a unit (a part, "whole", "table") of the cells that share their work with
         this one."""
-        return self.claims.claim(self.claims_folder(cell) / f"{cell.shared_key}.{unit}", about)
+        return self.leases.lease(self.leases_folder(cell) / f"{cell.shared_key}.{unit}", about)
 
-    def claims_folder(self, cell: Cell) -> Path:
-        return self.root / "results" / cell.experiment.name / ".claims"
+    def leases_folder(self, cell: Cell) -> Path:
+        return self.root / "results" / cell.experiment.name / ".leases"
 
     def failure(self, cell: Cell) -> Path:
         return self.work(cell) / "failed.json"

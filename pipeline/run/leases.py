@@ -1,7 +1,7 @@
 """Which process computes what: a file that can be created once names who does, and is touched as long as that lives.
 
 No lock of the operating system is needed, so that processes on several hosts can share an output folder over the
-network. Claims only save work: two that hold the same one compute the same, and each result appears whole.
+network. Leases only save work: two that hold the same one compute the same, and each result appears whole.
 """
 
 import atexit
@@ -18,8 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-HELD: dict[str, tuple[Path, int]] = {}  # claims of this process by token, and its number, which a fork has not
-BEATS = 4  # so many beats without a sign of life, and the claim of another host is that of a dead process
+HELD: dict[str, tuple[Path, int]] = {}  # leases of this process by token, and its number, which a fork has not
+BEATS = 4  # so many beats without a sign of life, and the lease of another host is that of a dead process
 
 
 @cache
@@ -47,21 +47,21 @@ def born(pid: int) -> str | None:
 
 
 def lives(known: Mapping[str, Any]) -> bool:
-    """Whether the process of this host that a claim names is still there."""
+    """Whether the process of this host that a lease names is still there."""
     now = born(known["pid"])
     return now is not None and now == known["born"]
 
 
 @dataclass(frozen=True)
-class Claims:
+class Leases:
     """beat: seconds between signs of life."""
 
     beat: float
     _watched: dict[Path, tuple[int, float]] = field(default_factory=dict)  # last touch, and since when it is that one
 
     @contextlib.contextmanager
-    def claim(self, path: Path, about: Mapping[str, Any]) -> Iterator[bool]:
-        """Whether this process holds the claim `path`, until the block ends; it does not where another one does.
+    def lease(self, path: Path, about: Mapping[str, Any]) -> Iterator[bool]:
+        """Whether this process holds the lease `path`, until the block ends; it does not where another one does.
 
         about: what others may read of it, plain data.
         """
@@ -93,15 +93,15 @@ class Claims:
             give_back(path, token)
 
     def clear(self, path: Path, seen: Mapping[str, Any] | None) -> None:
-        """Take the claim of a dead process away as it was seen, and not the one that another process has in its place
-        by now: who does it has a claim on that."""
+        """Take the lease of a dead process away as it was seen, and not the one that another process has in its place
+        by now: who does it has a lease on that."""
         token = (seen or {}).get("token", "")
-        with self.claim(path.with_name(f".{path.name}.{token}"), {"since": time.time()}) as alone:
+        with self.lease(path.with_name(f".{path.name}.{token}"), {"since": time.time()}) as alone:
             if alone and holder(path) == seen:
                 path.unlink(missing_ok=True)
 
     def sweep(self, folder: Path) -> None:
-        """Take away what dead processes left in a folder of claims: also those of units that they finished, at which
+        """Take away what dead processes left in a folder of leases: also those of units that they finished, at which
         nobody looks again."""
         with contextlib.suppress(OSError):  # a folder that can only be read
             for path in sorted(folder.glob("*")):
@@ -110,10 +110,10 @@ class Claims:
                     self.clear(path, seen)
 
     def dead(self, path: Path, known: Mapping[str, Any] | None) -> bool:
-        """Whether who holds the claim (`known` says it) is gone: seen at once of a process of this host, else by its
+        """Whether who holds the lease (`known` says it) is gone: seen at once of a process of this host, else by its
         heartbeat.
 
-        Clocks are not trusted: what counts is how long this process has watched the claim stay as it is. That may be
+        Clocks are not trusted: what counts is how long this process has watched the lease stay as it is. That may be
         shorter where the file's age, by the clock of its file system, says the same.
         """
         touched = last_touch(path)
