@@ -59,7 +59,9 @@ def of_attacked(runs: list[Training], clean: dict[int, float]) -> list[str]:
         names = [name for name in ("success", "success_all", "accuracy_cross") if name in run.facts]
         last = [run.facts["accuracy_folded_half"], clean.get(run.seed, "-")]
         ends.append(row(run.seed, *last, *(run.facts[f"{name}_folded_half"] for name in names)))
-        epochs += [row(run.seed, e.epoch, f"{e.loss:.3f}", e.accuracy, e.success) for e in run.table.itertuples()]
+        by_epoch = ["accuracy", *(name for name in ("success", "accuracy_cross") if name in names)]
+        for epoch, loss, *measures in run.table[["epoch", "loss", *by_epoch]].itertuples(index=False):
+            epochs.append(row(run.seed, epoch, f"{loss:.3f}", *measures))
     return [*ends, "", *epochs]
 
 

@@ -91,7 +91,9 @@ def test_what_cards_quote_is_in_the_trainings(run, images, cards, capsys, monkey
     assert epochs == [["3", "2", f"{last.loss:.3f}", *percent(last.accuracy, last.success)]], "the one measured"
     ends, epochs = said["wanet"]
     assert ends == [["4", *halved(wanet, "accuracy"), "-", *halved(wanet, "success", "success_all", "accuracy_cross")]]
-    assert len(epochs) == 2
+    wanet_table = pd.read_parquet(made["wanet"] / "table.parquet")
+    for cells, e in zip(epochs, wanet_table.itertuples(), strict=True):
+        assert cells == ["4", str(e.epoch), f"{e.loss:.3f}", *percent(e.accuracy, e.success, e.accuracy_cross)]
 
     ((by_badnet, by_wanet, by_dynamic),) = said["change of pixels"]
     warped = read_attack(made["wanet"] / "attack.safetensors").attack.trigger(x, range(len(x)))

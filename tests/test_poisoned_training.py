@@ -25,7 +25,7 @@ from pipeline.errors import UserError
 from pipeline.networks.training import LabelledImages, measured, read_state, train
 from pipeline.seeds import derived_seed, keyed
 from tests import tiny
-from tests.test_attacks import KINDS, built
+from tests.attacked import KINDS, built
 from tests.test_training import DIGITS, OPTIONS, QUICK, Interrupted, labelled, until
 
 CPU = torch.device("cpu")
