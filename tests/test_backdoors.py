@@ -196,7 +196,7 @@ def test_attacks_that_failed_stand_apart(made):
     drawn_from, numbers = made
     table = drawn_from["again"].query("label != goal and input == 'attribution' and `attack.name` == 'dynamic'")
     for name, part_of in (("succeeded", table["decision"] == GOAL), ("failed", table["decision"] != GOAL)):
-        row, some = at(numbers, "e", "dynamic", name, "s_own", "median"), table[part_of]
+        row, some = at(numbers, "d", "dynamic", name, "s_own", "median"), table[part_of]
         assert np.isclose(row["y"], some["s_own"].median()) and row["n"] == len(some)
         assert np.isnan(row["low"]) == (name == "failed")  # of 18 images
     assert row["y"] < 0.1
@@ -254,13 +254,13 @@ def test_variants_by_their_words(network, name):
 
 def test_variants_of_badnet(made):
     _, numbers = made
-    shown = numbers[numbers["panel"] == "d"]
+    shown = numbers[numbers["panel"] == "e"]
     assert list(shown["series"].unique()) == ["1 px", "2 px", "3 px", "5 px", "fine-tuned"]
     for k, name in enumerate(shown["series"].unique()):
         curve = style.where(shown, series=name, what="density")
         assert np.isclose(curve["y"].sum() * np.diff(curve["x"])[0], 1, atol=0.03)
         assert abs(curve.loc[curve["y"].idxmax(), "x"] - 0.1 * k) < 0.05
-        assert np.isclose(at(numbers, "d", name, "attribution", "success", "mean")["y"], 0.9)
+        assert np.isclose(at(numbers, "e", name, "attribution", "success", "mean")["y"], 0.9)
 
 
 def test_texts_and_caption(made):
@@ -283,7 +283,7 @@ def test_an_attack_of_the_users_own_and_few_images():
         name: table.replace({"attack.name": {"badnet": "mine"}}).assign(data="digits") for name, table in found.items()
     }
     numbers = backdoors.numbers(found)
-    assert set(numbers.loc[numbers["panel"] != "d", "series"]) == {"mine"} and "density" not in set(numbers["what"])
+    assert set(numbers.loc[numbers["panel"] != "e", "series"]) == {"mine"} and "density" not in set(numbers["what"])
     assert numbers["low"].isna().all()
     text = backdoors.caption(found, "laptop")
     assert "3 mine (" in text and "decides nothing" in text and "for these models" not in text

@@ -68,6 +68,9 @@ def test_mixtures_against_autograd():
     target = Target("decision", lambda: network)
     (found,) = noisy_start.run(network, images, [GRAD], target, noisy_start.Options(None, [0.0, 0.25, 1.0]))
     (starts,) = memory.run(network, images, [GRAD], target, memory.Options(None))
+    (fewer,) = noisy_start.run(network, images, [GRAD], target, noisy_start.Options(None, [0.0, 0.25, 1.0], 2))
+    odd = found.table[found.table["layer"] % 2 == 1].reset_index(drop=True)
+    assert 0 < len(odd) < len(found.table) and fewer.table.equals(odd)
     table = found.table.set_index(["image", "layer", "share"])
     ends = starts.table[(starts.table["start"] == "activation") & (starts.table["against"] == "noise")]
     for row in ends.itertuples():

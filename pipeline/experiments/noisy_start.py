@@ -21,12 +21,16 @@ COLUMNS = ["image", "target", "layer", "name", "share", "alignment_layer", "alig
 
 @dataclass(frozen=True)
 class Options:
-    """layers: names of the layers where maps start; null: all but the last; shares: of noise in r_l."""
+    """layers: names of the layers where maps start; null: all but the last; every: 2 for every second of them, from
+    the first on; shares: of noise in r_l."""
 
     layers: list[str] | None
     shares: list[float]
+    every: int = 1
 
     def __post_init__(self):
+        if self.every < 1:
+            raise ValueError(f"every must be at least 1, not {self.every}")
         if not self.shares or min(self.shares) < 0 or max(self.shares) > 1:
             raise ValueError("shares must be some numbers in [0, 1]")
 
@@ -50,7 +54,7 @@ def run(
                     "alignment_layer": alignment(r, record.activation(layer)),
                     "alignment": alignment(walk(record, r, lambda _, rule=rule: rule, layer), record.x),
                 }
-                for layer in network.numbers(options.layers)
+                for layer in network.numbers(options.layers)[:: options.every]
                 for share, r in mixtures(record.activation(layer), batch.names, layer, options.shares)
             )
 

@@ -3,7 +3,6 @@ equality hold, and how far do the conditions bend?"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -84,6 +83,8 @@ def run(rules: Sequence[Rule], options: Options) -> list[Result]:
         for net in range(options.nets):
             w = hidden_weights(options, net, mixing, spread)
             z = normal(keyed(options.seed, net, INPUT), options.inputs, options.neurons)
+            exact = mixing == spread == 0
+            backward = means_of_draws(options.laws, options.draws if exact else [1], z.shape, options.seed, net)
             for units, equal, x in inputs(options, net, w, z):
                 record = snapped(shallow(w, torch.ones(1, options.neurons, dtype=torch.float64)), x)
                 facts = {
@@ -94,9 +95,7 @@ def run(rules: Sequence[Rule], options: Options) -> list[Result]:
                     "units": units,
                     "equal": equal,
                 }
-                exact = mixing == spread == 0
-                for law, draws in product(options.laws, options.draws if exact else [1]):
-                    r_b = mean_of_draws(law, draws, z.shape, options.seed, net)
+                for (law, draws), r_b in backward.items():
                     for table, rule in zip(tables, rules, strict=True):
                         a, b = (
                             alignment(walk(record, r, lambda _, rule=rule: rule, top=1), x)
@@ -106,9 +105,16 @@ def run(rules: Sequence[Rule], options: Options) -> list[Result]:
     return [Result(pd.concat(table, ignore_index=True)) for table in tables]
 
 
-def mean_of_draws(law: str, draws: int, shape: torch.Size, seed: int, net: int) -> Tensor:
-    g = keyed(seed, net, BACKWARD, list(LAWS).index(law))
-    return torch.stack([LAWS[law](shape, g) for _ in range(draws)]).mean(0)
+def means_of_draws(
+    laws: Sequence[str], draws: Sequence[int], shape: torch.Size, seed: int, net: int
+) -> dict[tuple[str, int], Tensor]:
+    """By law and number of draws, of which the smaller ones are the first of the larger."""
+    found = {}
+    for law in laws:
+        g = keyed(seed, net, BACKWARD, list(LAWS).index(law))
+        drawn = torch.stack([LAWS[law](shape, g) for _ in range(max(draws))])
+        found |= {(law, n): drawn[:n].mean(0) for n in draws}
+    return found
 
 
 def snapped(network: Network, x: Tensor) -> Record:

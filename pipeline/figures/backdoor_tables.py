@@ -96,7 +96,7 @@ def variant_rows(table: pd.DataFrame) -> list[list]:
     names = pd.Series([variant(network) for network in whose(table)], index=table.index, dtype=object)
     for name in style.ordered(names, (*VARIANTS, TUNED)):
         part = table[names == name]
-        labels, values = ["d", name, "attribution", "s_own"], part["s_own"].dropna().to_numpy()
+        labels, values = ["e", name, "attribution", "s_own"], part["s_own"].dropna().to_numpy()
         single = [[*labels, "image", x, NAN, NAN, NAN, len(values)] for x in values]
         rows += scores.curve([*labels, "density"], values) or single
         rows += scores.peaks(labels, values)
@@ -124,5 +124,5 @@ def fates(table: pd.DataFrame) -> list[list]:
         for measure, reading in S.items():
             there = part[part[measure].notna()]
             ends = median_interval(there[measure].to_numpy(), there["image"])
-            rows.append(["e", attack, name, measure, "median", NAN, reading(part), *ends, len(there)])
+            rows.append(["d", attack, name, measure, "median", NAN, reading(part), *ends, len(there)])
     return rows

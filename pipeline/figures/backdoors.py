@@ -1,5 +1,5 @@
 """Controls of Fig. 9: (a) how a map becomes an image, (b) whether the trigger decides alone, (c) the trigger put on
-again, (d) variants of BadNet, (e) attacks that failed, (f) how much of each rule's map lies on the trigger."""
+again, (d) attacks that failed, (e) variants of BadNet, (f) how much of each rule's map lies on the trigger."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -42,13 +42,13 @@ FILTER = Look("#888888", "P", r"$P\mathbf{x}$, no decision")
 TEXT = """
 Profile {profile}: {networks}; {data}. {decides_nothing}{few}(a) to (e): rule {rescale[rule]}, explained class:
 {rescale[explained]}. Only images that are not of the goal class. Large marks in (a) to (c): mean over the networks of
-an attack, small ones: each network; in (e) networks together, 95 % bootstrap over images. S: median of (20), filled:
+an attack, small ones: each network; in (d) networks together, 95 % bootstrap over images. S: median of (20), filled:
 starred weights of the new decision, open: of the decision k on x; drawn at {low:.0f} where it is below. Kept: the
 rescaled map gets the decision of the image. (a) The map mapped to the range of x, the same after {percent:g} % are cut
 off at each end, and to the mean and SD of x. (b) Decided for the goal class: what the trigger changed, on the image, on
 another one, and on the mean colour, of those that are decided otherwise without it (no mark: there are none); grey:
 clean networks on the same. (c) The map's image with the trigger put on again, and images that only look triggered
-(another image's trigger, or a noisy warp), beside clean ones. (d) Densities of S, starred weights of the new decision,
+(another image's trigger, or a noisy warp), beside clean ones. (e) Densities of S, starred weights of the new decision,
 of {kinds}; triangles: peaks, V: 1 - valley / lower peak; {tuned}. (f) Share of the map's |R| inside the trigger (WaNet,
 whose trigger is everywhere: rank correlation with the change), {lit}; filled: less that of the clean network on the
 same triggered image, each for the class explained of its own, mean over networks of each image, 95 % over images;
@@ -61,9 +61,9 @@ small: each network; open: as it is; dotted: chance. Maps without bottom process
 
 def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """panel: a to f; series: the attack, in d the variant of BadNet; input: what is compared: the rescaling (a), the
-    sample (b), what the network is given (c), whether the attack succeeded (e), the rule or filter (f); measure: kept,
+    sample (b), what the network is given (c), whether the attack succeeded (d), the rule or filter (f); measure: kept,
     success, s_own, s_fixed (medians), energy or rank_correlation; what: mean (over networks), network 1, ..., the same
-    of clean ones (b), median (e), difference, attacked, chance (f), in d a density y at x, peaks and V; n: images, in
+    of clean ones (b), median (d), difference, attacked, chance (f), in e a density y at x, peaks and V; n: images, in
     rows of several networks those of all together."""
     given = numbered({name: table for name, table in tables.items() if name != "variants"})
     part = {name: toxic(table) for name, table in given.items()}
@@ -134,7 +134,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     sides = {"left": 0.078, "right": 0.985, "top": 0.975, "bottom": 0.2}
     grid = figure.add_gridspec(4, 1, **sides, hspace=0.62, height_ratios=(1, 1, 1, 1.15))
     part = {panel: numbers[numbers["panel"] == panel] for panel in "abcdef"}
-    attacks = style.ordered(numbers.loc[numbers["panel"] != "d", "series"], ATTACKS)
+    attacks = style.ordered(numbers.loc[numbers["panel"] != "e", "series"], ATTACKS)
     (kept, medians, alone), (again, later, fate) = (
         [figure.add_subplot(spec) for spec in grid[row].subgridspec(1, 3, wspace=0.33)] for row in (0, 1)
     )
@@ -150,11 +150,11 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     draw_shares(alone, part["b"], attacks, SAMPLES)
     style.panel_title(alone, "b", "the trigger alone", ylabel="decided for the goal")
     style.legend(alone, [*SAMPLES.values(), Look(GREY, "o", "clean", "")], (0.4, -0.13), ncols=4, **SMALL)
-    draw_scores(fate, part["e"], attacks, FATES, counted=True)
-    style.panel_title(fate, "e", "attacks that failed")
+    draw_scores(fate, part["d"], attacks, FATES, counted=True)
+    style.panel_title(fate, "d", "attacks that failed")
     style.legend(fate, FATES.values(), (0.5, -0.24), ncols=2, **SMALL)
     densities, beside = (figure.add_subplot(s) for s in grid[2].subgridspec(1, 2, wspace=0.04, width_ratios=(1.25, 1)))
-    draw_variants(densities, beside, part["d"])
+    draw_variants(densities, beside, part["e"])
     draw_lit(figure, grid[3], part["f"], [attack for attack in attacks if attack in set(part["f"]["series"])])
     style.caption(figure, text)
     return figure
@@ -165,7 +165,7 @@ SMALL = {"fontsize": 6, "columnspacing": 0.6, "handletextpad": 0.1, "handlelengt
 
 def places(ax: Axes, attacks: Sequence[str], count: int) -> np.ndarray:
     """Attacks along x; where the marks of `count` cases lie beside each other around one of them."""
-    ax.set_xticks(range(len(attacks)), [label(attack) for attack in attacks], fontsize=5.7)
+    ax.set_xticks(range(len(attacks)), [label(attack) for attack in attacks], fontsize=5.2)
     ax.set_xlim(-0.55, len(attacks) - 0.45)
     step = 0.72 / max(count, 1)
     return step * (np.arange(count) - (count - 1) / 2)
@@ -244,7 +244,7 @@ def draw_variants(ax: Axes, beside: Axes, part: pd.DataFrame) -> None:
     ax.set(xlim=(max(LOW, min(low, 0.0) - 0.05) if np.isfinite(low) else LOW, 1.03), yticks=[])
     beside.set(xlim=(0, 1), ylim=(0, 1))
     style.level(ax, axis="x")
-    style.panel_title(ax, "d", "variants of BadNet, triggered images", xlabel="S", ylabel="density")
+    style.panel_title(ax, "e", "variants of BadNet, triggered images", xlabel="S", ylabel="density")
 
 
 def draw_lit(figure: Figure, spec, part: pd.DataFrame, attacks: Sequence[str]) -> None:

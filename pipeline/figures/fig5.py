@@ -134,7 +134,7 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
     labels = [look.label.removesuffix(" but first row and column") for look in laws.values()]
     pictures.draw_tiles(figure, lines, (0.03, 0.615, 0.995, 0.97), labels)
     rules = style.looks(numbers.loc[numbers["panel"] == "curve", "rule"])
-    grid = figure.add_gridspec(1, len(rules), left=0.065, right=0.99, top=0.56, bottom=0.42, wspace=0.1)
+    grid = figure.add_gridspec(1, len(rules), left=0.08, right=0.99, top=0.56, bottom=0.42, wspace=0.1)
     axes = grid.subplots(sharey=True, squeeze=False)[0]
     for ax, (rule, look) in zip(axes, rules.items(), strict=True):
         curves(ax, numbers[(numbers["rule"] == rule) | (numbers["panel"] == "px")], ("curve", "dead_0"))
@@ -144,7 +144,7 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, list]) -> Figure:
     style.legend(
         figure, style.looks(numbers.loc[numbers["panel"] == "curve", "weights"], LAWS).values(), (0.5, 0.385), ncols=4
     )
-    grid = figure.add_gridspec(1, 2, left=0.065, right=0.99, top=0.32, bottom=0.15, width_ratios=(0.8, 1), wspace=1.0)
+    grid = figure.add_gridspec(1, 2, left=0.08, right=0.99, top=0.32, bottom=0.15, width_ratios=(0.8, 1), wspace=1.0)
     rule, look = next(iter(rules.items()))
     ax = figure.add_subplot(grid[0])
     curves(ax, numbers[numbers["rule"] == rule], ("registered",))

@@ -71,7 +71,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     narrow = len(rules) > 3  # then the reading has no room above a panel
     left = 0.09 if narrow else 0.07
     top = figure.add_gridspec(2, len(rules), top=0.965, bottom=0.475, hspace=0.2, wspace=0.16, left=left, right=0.985)
-    bottom = figure.add_gridspec(1, 3, top=0.355, bottom=0.19, wspace=0.24, left=0.07, right=0.985)
+    bottom = figure.add_gridspec(1, 3, top=0.355, bottom=0.19, wspace=0.3, left=0.07, right=0.985)
     names = numbers.drop_duplicates("layer").sort_values("layer")
     part = numbers[numbers["panel"] == "alignment"]
     low, high = min(-0.02, part["low"].min() - 0.02), part["high"].max() + 0.03

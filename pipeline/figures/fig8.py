@@ -114,7 +114,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     draw_imagenet(figure.add_subplot(rest[0]), numbers[numbers["panel"] == "imagenet"])
     draw_thresholds(figure, rest[1], numbers)
     outcomes = [style.handle(look) for look in style.OUTCOMES.values()]
-    figure.axes[0].legend(handles=outcomes, loc="upper left", fontsize=6)
+    style.legend(figure, outcomes, (0.355, 0.608), ncols=2, fontsize=6.5)
     style.caption(figure, text)
     return figure
 

@@ -186,13 +186,13 @@ def said(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def composed(settings: Mapping[str, Any], others: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
     """All settings of a cell where these are set (a choice for a group, or a value by its dotted key, text being read
-    as on the command line) under other overrides, and the choices made. Hydra composes each choice once (60 ms): groups
-    don't depend on each other. Raises UserError for a key that leads nowhere.
+    as on the command line) under other overrides, and the choices made. Raises UserError for a key that leads nowhere.
     """
     cfg, choices = map(dict, _composed(tuple(others)))
-    for group, option in ((key, value) for key, value in settings.items() if key in GROUPS):
-        cfg[group], choices[group] = _composed((f"{group}={option}", *others))[0][group], option
-    cfg = copy.deepcopy(cfg)
+    chosen = {key: value for key, value in settings.items() if key in GROUPS}
+    compose_options(chosen, others)
+    cfg = copy.deepcopy({**cfg, **{choice[0]: _options(tuple(others))[choice] for choice in chosen.items()}})
+    choices |= chosen
     for key, value in settings.items():
         if key not in GROUPS:
             *above, last = key.split(".")
@@ -205,6 +205,21 @@ def composed(settings: Mapping[str, Any], others: Sequence[str] = ()) -> tuple[d
                     )
             node[last] = read(value) if isinstance(value, str) else value
     return cfg, choices
+
+
+def compose_options(chosen: Mapping[str, str], others: Sequence[str]) -> None:
+    """What these options, one of a group, hold under other overrides: Hydra composes each once (100 to 250 ms), and
+    several at once, for groups don't depend on each other."""
+    known = _options(tuple(others))
+    if new := {group: option for group, option in chosen.items() if (group, option) not in known}:
+        cfg, _ = _composed((*(f"{group}={option}" for group, option in new.items()), *others))
+        known.update({choice: cfg[choice[0]] for choice in new.items()})
+
+
+@cache
+def _options(others: tuple[str, ...]) -> dict[tuple[str, str], Any]:
+    """By group and option, those composed under other overrides."""
+    return {}
 
 
 @cache

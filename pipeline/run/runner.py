@@ -216,6 +216,8 @@ def with_file(cell: Cell, context: Context) -> Cell:
         return replace(by, path=context.store.folder(by.cell) / "model.safetensors")
 
     weights, attack = cell.weights, cell.attack
+    if not isinstance(weights.value, TrainedBy) and not isinstance(attack.value, PlantedBy):
+        return cell  # with what it has found out about itself
     if isinstance(weights.value, TrainedBy):
         weights = replace(weights, value=placed(weights.value))
     if isinstance(attack.value, PlantedBy):

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.errors import UserError
 from pipeline.run.cell import Cell
-from pipeline.run.parsing import GROUPS, SETTINGS, All, composed, parse_cell, plain
+from pipeline.run.parsing import GROUPS, SETTINGS, All, compose_options, composed, parse_cell, plain
 
 ELSEWHERE = (
     "command",
@@ -33,14 +33,14 @@ ELSEWHERE = (
 class Profile:
     """How large a figure is. trained: the overrides that select really trained weights; base: the same as
     `weights.base`; seeds: of the random weights (law_seeds: where laws are compared, ledger_seeds and
-    ledger_law_seeds: the same for verdicts, depth_seeds: where layers are changed, theory_seeds); depths: numbers of
-    top layers that are changed; single_layers: those that are changed alone; removal_inputs: share of a linear
-    layer's inputs that removal keeps; pictures: overrides where maps are looked at, for `random`, `trained`, `law` (a
-    law on trained weights) and `failures`; picture_depths: the depths there; kis: overrides of the networks and data
-    of Fig. 8, `main`, `seeds` (of one recipe, each of another training seed) and `imagenet`; backdoors: those of Fig.
-    9 and its controls, lists: `attacked` networks, the `clean` ones of the same seeds with the same triggers, in the
-    same order, `crossed`, the attacked ones whose attack has images that only look triggered, and `variants` of
-    BadNet."""
+    ledger_law_seeds: the same for verdicts, depth_seeds: where layers are changed, theory_seeds); depths: numbers
+    of top layers that are changed; single_layers: those that are changed alone; noisy_start_every: which layers
+    starts with noise begin at; removal_inputs: share of a linear layer's inputs that removal keeps; pictures:
+    overrides where maps are looked at, for `random`, `trained`, `law` (a law on trained weights) and `failures`;
+    picture_depths: the depths there; kis: overrides of the networks and data of Fig. 8, `main`, `seeds` (of one
+    recipe, each of another training seed) and `imagenet`; backdoors: those of Fig. 9 and its controls, lists:
+    `attacked` networks, the `clean` ones of the same seeds with the same triggers, in the same order, and
+    `variants` of BadNet; what they share stands beside them, for YAML's anchors."""
 
     trained: dict[str, Any]
     base: str
@@ -52,6 +52,7 @@ class Profile:
     theory_seeds: list[int]
     depths: list[int]
     single_layers: list[int]
+    noisy_start_every: int
     removal_inputs: float
     pictures: dict[str, dict[str, Any]]
     picture_depths: list[int]
@@ -115,29 +116,47 @@ def points(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(sweep, point, strict=True)) for point in itertools.product(*values)]
 
 
+def layers_of(sweep: Mapping[str, Any]) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each point of a sweep: what is lent to it, and its own settings."""
+    own = {key: value for key, value in sweep.items() if key not in ("with", "keeps")}
+    given = sweep.get("with", {})  # an empty list lends nothing, and there are no cells
+    lent = [point for product in (given if isinstance(given, list) else [given]) for point in points(product)]
+    return itertools.product(lent, points(own))
+
+
+def options_side_by_side(settings: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """All options that are chosen somewhere, one of a group at a time, in as few choices as that takes."""
+    options: dict[str, dict[str, None]] = {group: {} for group in GROUPS}
+    for some in settings:
+        for group in options.keys() & some.keys():
+            options[group][some[group]] = None
+    rows = itertools.zip_longest(*options.values())
+    return [{group: option for group, option in zip(options, row, strict=True) if option is not None} for row in rows]
+
+
 def figure_cells(sweeps: Sweeps, profile: str, user: User) -> dict[str, list[Cell]]:
     """Every point of every sweep as a cell."""
-    found: dict[str, list[Cell]] = {}
     parsed: dict[str, Cell] = {}
+    others = (f"profile={profile}", *user.others)
     _, choices = composed({}, (f"profile={profile}",))
+    wanted: dict[str, list[dict[str, Any]]] = {}
     for name, sweep in sweeps.sweeps.items():
-        cells: dict[str, Cell] = {}
-        mine = user.without(sweep.get("keeps", []))
-        own = {key: value for key, value in sweep.items() if key not in ("with", "keeps")}
-        given = sweep.get("with", {})  # an empty list lends nothing, and there are no cells
-        lents = [point for product in (given if isinstance(given, list) else [given]) for point in points(product)]
-        for lent, figure in itertools.product(lents, points(own)):
-            settings = layered(choices, lent, figure, mine.settings)
-            seed = settings.pop("seed") if isinstance(settings.get("seed"), int) else None  # no need to parse anew
-            key = json.dumps([settings, mine.others])
-            if key not in parsed:
-                parsed[key] = parse_cell(*composed(settings, (f"profile={profile}", *mine.others)))
-                if isinstance(parsed[key].rule.value, All):
-                    raise UserError("a figure says itself which rules it draws; leave rule=all out")
-            cell = parsed[key] if seed is None else replace(parsed[key], seed=seed)
-            cells[cell.key] = cell
-        found[name] = list(cells.values())
-    return found
+        mine = user.without(sweep.get("keeps", [])).settings
+        wanted[name] = [layered(choices, lent, figure, mine) for lent, figure in layers_of(sweep)]
+    for chosen in options_side_by_side(itertools.chain(*wanted.values())):
+        compose_options(chosen, others)
+
+    def cell_of(settings: dict[str, Any]) -> Cell:
+        seed = settings.pop("seed") if isinstance(settings.get("seed"), int) else None  # no need to parse anew
+        key = json.dumps(settings)
+        if key not in parsed:
+            parsed[key] = parse_cell(*composed(settings, others))
+            if isinstance(parsed[key].rule.value, All):
+                raise UserError("a figure says itself which rules it draws; leave rule=all out")
+        return parsed[key] if seed is None else replace(parsed[key], seed=seed)
+
+    found = {name: [cell_of(settings) for settings in several] for name, several in wanted.items()}
+    return {name: list({cell.key: cell for cell in cells}.values()) for name, cells in found.items()}
 
 
 def job_cells(overrides: Sequence[str]) -> list[Cell]:
