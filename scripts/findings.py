@@ -26,7 +26,8 @@ def findings(ledger: pd.DataFrame) -> str:
         parts = main[main["claim"] == name]
         first, row = parts.iloc[0], worst(parts)
         number = "" if row is None else f": {row['part']} {estimate_text(row)}, target {target_text(row)}"
-        why = f"; {first['why']}" if "depends on" in str(first["why"]) else ""
+        depends = [why for why in str(first["why"]).split("; ") if why.startswith("depends on")]
+        why = f" ({'; '.join(depends)})" if depends else ""
         words = first["words"].rstrip(".")
         lines.append(f"- {words[0].upper()}{words[1:]} (`{name}`): **{first['verdict']}**{why}{number}")
     one = main.drop_duplicates("claim")

@@ -105,8 +105,10 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     groups = [(group, [*part.groupby("claim", sort=False)]) for group, part in numbers.groupby("group", sort=False)]
     height = HEAD + FOOT + LINE * (len({*numbers["claim"]}) + 1.5 * len(groups))
     figure = style.page(height)
+    readings = numbers[numbers["reading"] != ""].groupby("claim")["reading"].nunique()
+    apart = min(0.008, 0.11 / readings.max()) if len(readings) else 0
     y = height - HEAD + LINE
-    for title, x in (("claim", 0.02), ("number [95 % interval], target", 0.6), ("verdict", 0.83), ("readings", 0.905)):
+    for title, x in (("claim", 0.02), ("number [95 % interval], target", 0.57), ("verdict", 0.79), ("readings", 0.88)):
         figure.text(x, (y + LINE) / height, title, fontsize=6.5, weight="bold")
     for group, claims in groups:
         y -= 0.5 * LINE
@@ -119,13 +121,13 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
             figure.text(0.01, y / height, "●", fontsize=5, color=mark, va="center")
             figure.text(0.02, y / height, name, fontsize=5.8, va="center")
             figure.text(
-                0.17, y / height, textwrap.shorten(row["words"], 84, placeholder=" ..."), fontsize=5.2, va="center"
+                0.17, y / height, textwrap.shorten(row["words"], 79, placeholder=" ..."), fontsize=5.2, va="center"
             )
-            figure.text(0.6, y / height, number_text(parts), fontsize=5.2, va="center")
+            figure.text(0.57, y / height, number_text(parts), fontsize=5.2, va="center")
             words = f"{row['verdict']}{'†' if row['strict'] else ''}"
-            figure.text(0.83, y / height, words, fontsize=5.4, color=mark, va="center")
+            figure.text(0.79, y / height, words, fontsize=5.4, color=mark, va="center")
             for i, word in enumerate(others):
-                figure.text(0.91 + 0.008 * i, y / height, "●", fontsize=4, color=COLOURS[word], va="center")
+                figure.text(0.88 + apart * i, y / height, "●", fontsize=4, color=COLOURS[word], va="center")
             y -= LINE
     counts = numbers[numbers["reading"] == ""].drop_duplicates("claim")["verdict"].value_counts()
     found = ", ".join(f"{count} {word}" for word, count in counts.items())
