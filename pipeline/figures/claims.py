@@ -108,7 +108,7 @@ def draw(numbers: pd.DataFrame, text: str) -> Figure:
     readings = numbers[numbers["reading"] != ""].groupby("claim")["reading"].nunique()
     apart = min(0.008, 0.11 / readings.max()) if len(readings) else 0
     y = height - HEAD + LINE
-    for title, x in (("claim", 0.02), ("number [95 % interval], target", 0.57), ("verdict", 0.79), ("readings", 0.88)):
+    for title, x in (("claim", 0.02), ("number [95 %], target", 0.57), ("verdict", 0.79), ("readings", 0.88)):
         figure.text(x, (y + LINE) / height, title, fontsize=6.5, weight="bold")
     for group, claims in groups:
         y -= 0.5 * LINE
