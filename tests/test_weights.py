@@ -16,6 +16,7 @@ from pipeline.weights.laws import (
     BatchNormReset,
     Gaussian,
     HeavyTailed,
+    KaimingNormal,
     KaimingUniform,
     Kernel,
     Part,
@@ -144,6 +145,18 @@ def test_kaiming_uniform_is_torchs_reset():
     assert all(op.module.bias.abs().max() > 0 for op in network.layers)
     network = network_of(KaimingUniform(False, **PLAIN), tiny_model(), 0, torch.float32, no_images)
     assert all(op.module.bias.abs().max() == 0 for op in network.layers)
+
+
+def test_kaiming_normal_differs_from_it_by_the_shape_of_its_law_alone():
+    normal, uniform = KaimingNormal(True, **PLAIN), KaimingUniform(True, **PLAIN)
+    expected = torch.nn.init.kaiming_normal_(torch.empty(SHAPE), a=math.sqrt(5))
+    w = normal.draw(SHAPE, 0, 1)
+    assert math.isclose(float(w.std()), float(expected.std()), rel_tol=0.01)
+    assert math.isclose(float(w.std()), float(uniform.draw(SHAPE, 0, 1).std()), rel_tol=0.01)
+    assert abs(float((w / w.std()).pow(4).mean()) - 3) < 0.05  # 1.8 of a uniform law
+    both = [network_of(law, tiny_model(), 0, torch.float32, no_images) for law in (normal, uniform)]
+    for a, b in zip(*(network.layers for network in both), strict=True):
+        assert torch.equal(a.module.bias, b.module.bias) and not torch.equal(a.module.weight, b.module.weight)
 
 
 def test_each_layer_has_a_stream_of_its_own():

@@ -111,7 +111,14 @@ READINGS = (
     instead("random: Kaiming uniform", GAPS, random="kaiming_uniform"),
     instead("random: truncated normal", GAPS, random="truncated_normal"),
     instead("uniform on [0, 1]", ("uniform-he", "uniform-colour"), uniform="uniform01"),
-    instead("uniform: PyTorch's own, with biases", ("uniform-he", "uniform-colour"), uniform="uniform_biased"),
+    instead(
+        "uniform: PyTorch's own, with biases", ("uniform-he", "uniform-colour"), uniform="uniform_biased",
+        words="the opposite with biases on the uniform side alone",
+    ),
+    instead(
+        "PyTorch's scale and biases on both sides", ("uniform-he", "uniform-colour"), uniform="uniform_biased",
+        gaussian="gaussian_biased", ring="gaussian_biased",
+    ),
     Reading(
         "a cosine that does not overflow", ("uniform-raw",), column("alignment", "alignment_naive"),
         words="holds by overflow only",

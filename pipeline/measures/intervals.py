@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pandas as pd
 from scipy.stats import t
 
 
@@ -60,12 +61,16 @@ def t_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tup
 def crossed_table(frame, value: str, by: Sequence[str] = ("n",)) -> np.ndarray:
     """A tidy table -> (images, seeds, N) for crossed_interval, NaN where a row is missing. Raises ValueError for two
     rows of one image and seed: they would be averaged silently."""
-    if (twice := frame.duplicated(["image", "seed", *by])).any():
-        found = frame[twice].iloc[0]
+    keys = ["image", "seed", *by]
+    codes, levels = zip(*(pd.factorize(frame[key], sort=True, use_na_sentinel=False) for key in keys), strict=True)
+    shape = [len(level) for level in levels]
+    place = np.ravel_multi_index(codes, shape)
+    if len(np.unique(place)) < len(place):
+        found = frame[frame.duplicated(keys)].iloc[0]
         raise ValueError(f"two rows of image {found['image']} and seed {found['seed']}: they are not of one cell")
-    wide = frame.pivot_table(index="image", columns=["seed", *by], values=value, dropna=False, sort=True)
-    seeds = frame["seed"].nunique()
-    return wide.to_numpy(dtype=float).reshape(len(wide), seeds, -1)
+    cells = np.full(shape, np.nan)
+    cells.flat[place] = frame[value].to_numpy(dtype=float, na_value=np.nan)
+    return cells.reshape(*shape[:2], -1)
 
 
 def crossed_curve(labels: Sequence[str], frame, value: str, by: str = "n") -> list[list]:

@@ -170,6 +170,15 @@ class KaimingUniform(Law):
 
 
 @dataclass(frozen=True)
+class KaimingNormal(KaimingUniform):
+    """Normal weights of the variance of PyTorch's reset, and its uniform biases: what of KaimingUniform comes from the
+    law of the weights, and what from biases and scale?"""
+
+    def draw(self, shape: torch.Size, seed: int, layer: int) -> Tensor:
+        return standard_normal(shape, seed, layer) / math.sqrt(3 * fan_in(shape))
+
+
+@dataclass(frozen=True)
 class TruncatedNormal(Law):
     """Normal, redrawn beyond two standard deviations (Nie et al. [22]), He scale."""
 
