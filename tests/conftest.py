@@ -58,6 +58,13 @@ def cell(run, tmp_path) -> Callable[..., Ended]:
     return lambda *args, **more: run(*tiny.OWN, "data=folder", f"data.root={folder}", *args, **more)
 
 
+@pytest.fixture
+def checkpoint(tmp_path) -> str:
+    """Weights of the tiny network."""
+    torch.save(tiny.network().state_dict(), tmp_path / "w.pt")
+    return str(tmp_path / "w.pt")
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Real images and really trained weights, where they are at hand."""

@@ -29,12 +29,6 @@ def made(ended):
     }
 
 
-@pytest.fixture
-def checkpoint(tmp_path) -> str:
-    torch.save(tiny.network().state_dict(), tmp_path / "w.pt")
-    return str(tmp_path / "w.pt")
-
-
 def test_maps_are_those_of_the_walk(cell, checkpoint):
     table, tensors = made(
         cell("experiment=attribute", "rule=lrp", "weights=checkpoint", f"weights.path={checkpoint}", "run.batch_size=2")

@@ -17,7 +17,7 @@ from pipeline.engine.rules import Activation, External, Gbp, Method
 from pipeline.experiments.external import external_map
 from pipeline.experiments.interface import Result
 from pipeline.experiments.rows import Columns, rows_of
-from pipeline.experiments.targets import Target
+from pipeline.experiments.targets import Before, Target
 from pipeline.images.batches import Images
 from pipeline.measures.maps import (
     Convention,
@@ -71,7 +71,7 @@ def run(
     inputs, names = [], model.categories()
     for batch in images:
         record = network.forward(batch.x)
-        unmodified = target.original().forward(batch.x) if options.original else None
+        before = target.before(batch.x) if options.original else None
         classes = target.classes(batch, record.logits)
         about = explained(record, classes, batch.labels, names)
         pixels = images.preprocessing.pixels(record.x)
@@ -81,13 +81,12 @@ def run(
         inputs.append(record.x.cpu())
         for rule, table, tensors in zip(rules, rows, kept, strict=True):
             found = maps_of(network, record, rule, classes, options)
-            originals = maps_of(unmodified.network, unmodified, rule, classes, options) if unmodified else {}
             table += rows_of(
                 batch.names,
                 (
                     about
                     | {"layer": layer, "name": network.unit_name(layer)}
-                    | measure(maps, originals.get(layer), record.x, px, reach, aligned)
+                    | measure(maps, before and before_of(before, rule, classes, layer), record.x, px, reach, aligned)
                     for layer, maps in found.items()
                 ),
             )
@@ -121,13 +120,14 @@ def explained(record: Record, classes: Tensor, labels: Tensor, names: Sequence[s
 
 def measure(
     maps: dict[str, Tensor],
-    originals: dict[str, Tensor] | None,
+    original: Tensor | None,
     x: Tensor,
     px: Tensor,
     reach: int | None,
     aligned: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
-    """px: the alignment of P x; reach: of the registered one; aligned: by the convention."""
+    """original: the unmodified network's map; px: the alignment of P x; reach: of the registered one; aligned: by the
+    convention."""
     r = maps["without_bottom"]
     found = {
         "alignment": aligned(r),
@@ -139,7 +139,18 @@ def measure(
         found[WITH_BOTTOM] = aligned(maps["with_bottom"])
     if reach is not None:
         found[WITH_REGISTERED] = registered_alignment(r, x, reach)
-    return found | ({WITH_ORIGINAL: alignment(r, originals["without_bottom"])} if originals else {})
+    return found | ({} if original is None else {WITH_ORIGINAL: alignment(r, original)})
+
+
+def before_of(before: Before, rule: Method, classes: Tensor, layer: int) -> Tensor:
+    """The unmodified network's map that starts at a layer, without bottom process."""
+    if isinstance(rule, Activation):
+        return before.once(("activation", layer), lambda record: activation_map(record, layer))
+    return before.map(rule, classes)
+
+
+def activation_map(record: Record, layer: int) -> Tensor:
+    return walk.walk(record, record.activation(layer), lambda _: Gbp(), top=layer)
 
 
 def maps_of(
@@ -151,7 +162,7 @@ def maps_of(
         return {network.depth: {"without_bottom": external_map(rule, network, record.x, classes)}}
     if isinstance(rule, Activation):
         numbers = network.numbers(options.layers)
-        return {n: {"without_bottom": walk.walk(record, record.activation(n), lambda _: Gbp(), top=n)} for n in numbers}
+        return {n: {"without_bottom": activation_map(record, n)} for n in numbers}
     found = {"without_bottom": walk.attribute(record, rule, classes)}
     if options.bottom:
         found["with_bottom"] = walk.attribute(record, rule, classes, bottom=True)

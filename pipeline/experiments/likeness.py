@@ -18,7 +18,7 @@ from pipeline.experiments.external import map_of
 from pipeline.experiments.interface import Result
 from pipeline.experiments.rank1 import other_classes
 from pipeline.experiments.rows import Columns, over_images
-from pipeline.experiments.targets import Target
+from pipeline.experiments.targets import Before, Target
 from pipeline.images.batches import Batch, Images
 from pipeline.images.nullmaps import blur, edges, mean_colour, mosaic, noise
 from pipeline.measures.likeness import likeness
@@ -67,7 +67,7 @@ def run(network: Network, images: Images, rules: Sequence[Method], target: Targe
     """
 
     def found(batch: Batch, record: Record, classes: Tensor) -> Iterator[list[Columns]]:
-        before = cache(lambda: target.original().forward(batch.x))
+        before = cache(lambda: target.before(batch.x))
         for rule in rules:
             r = with_bottom(record, rule, classes) if options.bottom else map_of(record, rule, classes)
             yield [
@@ -83,7 +83,7 @@ def others(
     record: Record,
     rule: Method,
     classes: Tensor,
-    before: Callable[[], Record],
+    before: Callable[[], Before],
     images: Images,
     options: Options,
 ) -> Iterator[tuple[str, Tensor, Tensor | float]]:
@@ -94,7 +94,7 @@ def others(
         changed: Tensor | float = float("nan")
         if name == "original":
             changed = (before().logits.argmax(1) != record.logits.argmax(1)).double()
-            other = map_of(before(), rule, classes)
+            other = before().map(rule, classes)
         elif name == "bottom":
             other = with_bottom(record, rule, classes)
         elif name in ("runner_up", "random_class"):

@@ -62,9 +62,9 @@ def crossed_table(frame, value: str, by: Sequence[str] = ("n",)) -> np.ndarray:
     """A tidy table -> (images, seeds, N) for crossed_interval, NaN where a row is missing. Raises ValueError for two
     rows of one image and seed: they would be averaged silently."""
     keys = ["image", "seed", *by]
-    codes, levels = zip(*(pd.factorize(frame[key], sort=True, use_na_sentinel=False) for key in keys), strict=True)
-    shape = [len(level) for level in levels]
-    place = np.ravel_multi_index(codes, shape)
+    factors = [pd.factorize(frame[key], sort=True, use_na_sentinel=False) for key in keys]
+    shape = [len(levels) for _, levels in factors]
+    place = np.ravel_multi_index([codes for codes, _ in factors], shape)
     if len(np.unique(place)) < len(place):
         found = frame[frame.duplicated(keys)].iloc[0]
         raise ValueError(f"two rows of image {found['image']} and seed {found['seed']}: they are not of one cell")
