@@ -58,7 +58,7 @@ def fork(out):
     if pid := os.fork():
         return pid
     sys.stdout = sys.stderr = open(os.devnull, "w")
-    pipeline.cli.main([*sys.argv[2:], "run.output=" + out])
+    pipeline.cli.main([*sys.argv[3:], "run.output=" + out])
     os._exit(0)
 
 def first_part(out):
@@ -71,8 +71,9 @@ first_part(alone)
 computes = time.monotonic()
 os.waitpid(pid, 0)
 before, after = computes - start, time.monotonic() - computes
-for i in range(24):
-    out = pathlib.Path(sys.argv[1], str(i % 12))
+folders = int(sys.argv[2])
+for i in range(2 * folders):
+    out = pathlib.Path(sys.argv[1], str(i % folders))
     pid = fork(str(out))
     if i % 2:  # seldom hit by chance where starting takes longest
         first_part(out)
@@ -84,19 +85,20 @@ for i in range(24):
 """
 
 
-def test_a_run_that_is_killed_at_any_time_leaves_no_wrong_or_half_table(cell, whole, tmp_path):
-    """SIGKILL at 24 random points of runs into 12 folders: a table that is there is right, and the next run makes
+@pytest.mark.parametrize("folders", [12, pytest.param(25, marks=pytest.mark.long)])
+def test_a_run_that_is_killed_at_any_time_leaves_no_wrong_or_half_table(cell, whole, tmp_path, folders):
+    """SIGKILL at two random points of runs into each folder: a table that is there is right, and the next run makes
     those that are not."""
     args, expected = whole
     out = tmp_path / "killed"
     arguments = [*tiny.OWN, "data=folder", *args, "run.device=cpu"]
-    with start(sys.executable, "-c", FORKED, str(out), *arguments) as process:
+    with start(sys.executable, "-c", FORKED, str(out), str(folders), *arguments) as process:
         assert process.wait(timeout=240) == 0
     parts, tables = [*out.glob("*/results/attribute/.work/*/part-*.json")], [*out.glob("*/results/*/*/manifest.json")]
     assert parts and tables, "killed at different points"
     for manifest in tables:
         assert contents(manifest.parent) == expected
-    for i in range(12):
+    for i in range(folders):
         assert contents(cell(*args, output=out / str(i)).made[-1].parent) == expected
         for left in rubbish(
             Store(out / str(i)), [path.parent.name for path in out.glob(f"{i}/results/*/*/table.parquet")]

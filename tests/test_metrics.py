@@ -124,11 +124,20 @@ def planted(rng, images, seeds, spread, runs=1):
     )
 
 
-@pytest.mark.parametrize("images, seeds", [(20, 5), (20, 10), (20, 24), (200, 10)])
+@pytest.mark.parametrize(
+    "images, seeds, runs",
+    [
+        (20, 5, 3000),
+        (20, 10, 3000),
+        (20, 24, 3000),
+        (200, 10, 1000),
+        pytest.param(200, 10, 3000, marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.parametrize("spread", [(1, 1, 0.5), (1, 0.2, 0.5), (0.1, 1, 0.3)])
-def test_the_crossed_interval_covers(images, seeds, spread):
-    """3,000 tables at once, 1,000 large ones. The crossed percentile bootstrap covers .87 to .93 of them at 20 x 5."""
-    tables = planted(np.random.default_rng(images + seeds), images, seeds, spread, 3000 if images < 200 else 1000)
+def test_the_crossed_interval_covers(images, seeds, runs, spread):
+    """So many tables at once. The crossed percentile bootstrap covers .87 to .93 of them at 20 x 5."""
+    tables = planted(np.random.default_rng(images + seeds), images, seeds, spread, runs)
     _, low, high = crossed_interval(tables)
     assert 0.93 < np.mean((low <= 0.5) & (high >= 0.5)) < 0.97
 

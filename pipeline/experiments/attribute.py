@@ -17,7 +17,8 @@ from pipeline.engine.rules import Activation, External, Gbp, Method
 from pipeline.experiments.external import external_map
 from pipeline.experiments.interface import Result
 from pipeline.experiments.rows import Columns, rows_of
-from pipeline.experiments.targets import Before, Target
+from pipeline.experiments.targets import Target
+from pipeline.experiments.unmodified import Unmodified
 from pipeline.images.batches import Images
 from pipeline.measures.maps import (
     Convention,
@@ -71,7 +72,7 @@ def run(
     inputs, names = [], model.categories()
     for batch in images:
         record = network.forward(batch.x)
-        before = target.before(batch.x) if options.original else None
+        unmodified = target.unmodified(batch.x) if options.original else None
         classes = target.classes(batch, record.logits)
         about = explained(record, classes, batch.labels, names)
         pixels = images.preprocessing.pixels(record.x)
@@ -86,7 +87,14 @@ def run(
                 (
                     about
                     | {"layer": layer, "name": network.unit_name(layer)}
-                    | measure(maps, before and before_of(before, rule, classes, layer), record.x, px, reach, aligned)
+                    | measure(
+                        maps,
+                        unmodified and original_map(unmodified, rule, classes, layer),
+                        record.x,
+                        px,
+                        reach,
+                        aligned,
+                    )
                     for layer, maps in found.items()
                 ),
             )
@@ -142,11 +150,11 @@ def measure(
     return found | ({} if original is None else {WITH_ORIGINAL: alignment(r, original)})
 
 
-def before_of(before: Before, rule: Method, classes: Tensor, layer: int) -> Tensor:
+def original_map(unmodified: Unmodified, rule: Method, classes: Tensor, layer: int) -> Tensor:
     """The unmodified network's map that starts at a layer, without bottom process."""
     if isinstance(rule, Activation):
-        return before.once(("activation", layer), lambda record: activation_map(record, layer))
-    return before.map(rule, classes)
+        return unmodified.once(("activation", layer), lambda record: activation_map(record, layer))
+    return unmodified.map(rule, classes)
 
 
 def activation_map(record: Record, layer: int) -> Tensor:

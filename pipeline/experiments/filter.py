@@ -91,10 +91,10 @@ def seen_in(
     fixed = filters(record, batch, images)
     columns = [cosines(r, record.x, fixed) for r, *_ in maps]
     if options.original:
-        before = target.before(batch.x)
-        px = before.once("filter", first_layer_filter)
+        unmodified = target.unmodified(batch.x)
+        px = unmodified.once("filter", first_layer_filter)
         for rule, found, cosine in zip(rules, maps, columns, strict=True):
-            found.append(before.map(rule, classes))
+            found.append(unmodified.map(rule, classes))
             cosine |= {"similarity": alignment(found[0], found[-1]), "cos_px_original": alignment(found[0], px)}
     stacked, seen = torch.stack([r for found in maps for r in found], 1), []  # (B, rules * kinds, C, H, W)
     for b, name in enumerate(batch.names):

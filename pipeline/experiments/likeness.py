@@ -3,7 +3,6 @@ another, and of a map and what no network made. Maps are compared at once and no
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -18,7 +17,8 @@ from pipeline.experiments.external import map_of
 from pipeline.experiments.interface import Result
 from pipeline.experiments.rank1 import other_classes
 from pipeline.experiments.rows import Columns, over_images
-from pipeline.experiments.targets import Before, Target
+from pipeline.experiments.targets import Target
+from pipeline.experiments.unmodified import Unmodified
 from pipeline.images.batches import Batch, Images
 from pipeline.images.nullmaps import blur, edges, mean_colour, mosaic, noise
 from pipeline.measures.likeness import likeness
@@ -67,12 +67,12 @@ def run(network: Network, images: Images, rules: Sequence[Method], target: Targe
     """
 
     def found(batch: Batch, record: Record, classes: Tensor) -> Iterator[list[Columns]]:
-        before = cache(lambda: target.before(batch.x))
+        unmodified = target.unmodified(batch.x)
         for rule in rules:
             r = with_bottom(record, rule, classes) if options.bottom else map_of(record, rule, classes)
             yield [
                 {"against": name, **likeness(r, other), "decision_changes": changed}
-                for name, other, changed in others(batch, record, rule, classes, before, images, options)
+                for name, other, changed in others(batch, record, rule, classes, unmodified, images, options)
             ]
 
     return over_images(network, images, rules, target, found)
@@ -83,18 +83,17 @@ def others(
     record: Record,
     rule: Method,
     classes: Tensor,
-    before: Callable[[], Before],
+    unmodified: Unmodified,
     images: Images,
     options: Options,
 ) -> Iterator[tuple[str, Tensor, Tensor | float]]:
-    """(name, map, whether the decision is another one) of each that the map is compared with; before: the original
-    network on the batch."""
+    """(name, map, whether the decision is another one) of each that the map is compared with."""
     x = record.x
     for name in options.against:
         changed: Tensor | float = float("nan")
         if name == "original":
-            changed = (before().logits.argmax(1) != record.logits.argmax(1)).double()
-            other = before().map(rule, classes)
+            changed = (unmodified.logits.argmax(1) != record.logits.argmax(1)).double()
+            other = unmodified.map(rule, classes)
         elif name == "bottom":
             other = with_bottom(record, rule, classes)
         elif name in ("runner_up", "random_class"):

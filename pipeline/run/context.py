@@ -11,7 +11,7 @@ import torch
 
 from pipeline.engine.network import Network
 from pipeline.errors import UserError
-from pipeline.experiments.targets import Memory
+from pipeline.experiments.unmodified import OriginalCache
 from pipeline.files import file_hash
 from pipeline.images.batches import ImageSet, load_batches
 from pipeline.images.sets import Selection
@@ -105,7 +105,7 @@ class Context:
     finished: dict[str, dict[str, Any]] = field(default_factory=dict)  # manifests of cells seen whole, by key
     _once: dict[object, Any] = field(default_factory=dict)
     _kept: dict[str, tuple[str, Network]] = field(default_factory=dict)  # the last network of each purpose
-    memory: Memory = field(default_factory=Memory)  # of the network without what a law did
+    original_cache: OriginalCache = field(default_factory=OriginalCache)
 
     def once(self, key: object, find: Callable[[], T]) -> T:
         if key not in self._once:

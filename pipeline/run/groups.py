@@ -261,7 +261,7 @@ class Given:
             "images": lambda: images,
             "rules": lambda: [cell.rule.value for cell in cells],
             "asked": lambda: [(cell.rule.value, cell.experiment.value) for cell in cells],
-            "target": lambda: Target(cell.target, lambda: context.original(cell), context.memory),
+            "target": lambda: Target(cell.target, lambda: context.original(cell), context.original_cache),
             "options": lambda: cell.experiment.value,
             "model": lambda: cell.model.value,
             "weights": lambda: cell.weights.value,

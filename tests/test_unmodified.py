@@ -10,7 +10,8 @@ import torch
 from pipeline.engine.network import Network, trace
 from pipeline.engine.rules import GRAD, DeconvNet, Gbp, RectGrad
 from pipeline.experiments.external import map_of
-from pipeline.experiments.targets import Memory, Target
+from pipeline.experiments.targets import Target
+from pipeline.experiments.unmodified import OriginalCache
 from tests import tiny
 
 
@@ -34,21 +35,29 @@ def test_what_comes_again_is_computed_once(forwards):
     target = Target("original", lambda: network)
     asked = [(x, Gbp(), first), (x, GRAD, first), (x, DeconvNet(), first), (x, Gbp(), second), (y, Gbp(), first)]
     expected = [map_of(network.forward(images), rule, classes) for images, rule, classes in asked]
-    made = [target.before(images).map(rule, classes) for images, rule, classes in asked]
+    made = [target.unmodified(images).map(rule, classes) for images, rule, classes in asked]
     forwards.clear()
-    again = [target.before(images.clone()).map(rule, classes) for images, rule, classes in asked]
+    again = [target.unmodified(images.clone()).map(rule, classes) for images, rule, classes in asked]
     assert not forwards
     for one, other, plain in zip(made, again, expected, strict=True):
         assert torch.equal(one, plain) and torch.equal(other, plain)
     assert not any(torch.equal(a, b) for i, a in enumerate(made) for b in made[:i])
-    assert torch.equal(target.before(x).logits, network.forward(x).logits)
+    assert torch.equal(target.unmodified(x).logits, network.forward(x).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_images_of_any_precision(dtype):
+    network, x = trace(tiny.network().to(dtype)), torch.randn(2, 3, 16, 16).to(dtype)
+    target = Target("original", lambda: network)
+    assert torch.equal(target.unmodified(x).logits, network.forward(x).logits)
+    assert torch.equal(target.unmodified(-x).logits, network.forward(-x).logits)
 
 
 def test_another_network_takes_its_place():
     networks, x = [trace(tiny.network()) for _ in range(2)], torch.randn(2, 3, 16, 16)
-    memory = Memory()
+    cache = OriginalCache()
     for network in [*networks, networks[0]]:
-        found = Target("original", lambda network=network: network, memory).before(x).logits
+        found = Target("original", lambda network=network: network, cache).unmodified(x).logits
         assert torch.equal(found, network.forward(x).logits)
     gone = weakref.ref(networks[1])
     del networks, network
@@ -58,9 +67,9 @@ def test_another_network_takes_its_place():
 
 def test_what_has_no_room_is_computed_again(forwards):
     network, x = trace(tiny.network()), torch.randn(2, 3, 16, 16)
-    target = Target("original", lambda: network, Memory(room=2 * 3 * 16 * 16 * 4))
+    target = Target("original", lambda: network, OriginalCache(room=2 * 3 * 16 * 16 * 4))
     classes = torch.tensor([0, 1])
-    maps = [target.before(x).map(rule, classes) for rule in (Gbp(), RectGrad(0.9)) * 2]
+    maps = [target.unmodified(x).map(rule, classes) for rule in (Gbp(), RectGrad(0.9)) * 2]
     assert len(forwards) == 3 and torch.equal(maps[0], maps[2]) and torch.equal(maps[1], maps[3])
 
 
