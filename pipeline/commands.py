@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +29,7 @@ from pipeline.run.asked import (
     cells_of_all,
     figures_of,
     refuse_unknown,
-    report_names,
-    shown_cells,
+    shown_of,
 )
 
 if TYPE_CHECKING:
@@ -178,18 +178,23 @@ def page(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
     from pipeline.report.page import page as html
     from pipeline.run.parsing import parse
     from pipeline.run.reported import Report, content_of
+    from pipeline.run.sweeps import compose_figures, figure_cells, user_of
 
     if cfg.get("figure") is not None:
         raise UserError("a report draws its figures itself; leave figure=... out, or set report.figures=[fig2,claims]")
     asked = parse(cfg.report, Report, "report")
     found: dict[str, dict[str, list[Cell]]] = {}
     missing: dict[str, str] = {}
-    for name in tqdm([*report_names(asked.figures), GALLERY], desc="report", unit="figure", file=sys.stderr):
+    profile, user = hydra_config.runtime.choices["profile"], user_of(hydra_config.overrides.task)
+    shown = shown_of(asked, cfg, hydra_config)
+    with suppress(UserError, HydraException, OmegaConfBaseException):  # the figure whose it is says so below
+        compose_figures(shown.values(), profile, user)
+    for name, sweeps in tqdm(shown.items(), desc="report", unit="figure", file=sys.stderr):
         try:
-            sweeps = shown_cells(name, asked.gallery, cfg, hydra_config)
+            cells = figure_cells(sweeps, profile, user)
             if asked.figures != []:
-                prepare(name, sweeps, hydra_config, context)
-            found[name] = sweeps
+                prepare(name, cells, hydra_config, context)
+            found[name] = cells
         except OSError:  # a full disk concerns all
             raise
         except Exception as error:
@@ -199,7 +204,7 @@ def page(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
             tqdm.write(f"left out of the report: {name}: {missing[name]}", file=sys.stderr)
     if context.run.groups:  # a job does its share, and who sent it writes the page
         return
-    text = html(content_of(found, missing, hydra_config.runtime.choices["profile"], context))
+    text = html(content_of(found, missing, profile, context))
     path = context.store.root / "report" / "index.html"
     save_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
     put([path])

@@ -6,7 +6,7 @@ What takes long to import is imported when there is something to compute.
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra import compose
 from hydra.conf import HydraConf
@@ -18,6 +18,7 @@ from pipeline.files import CONF, options_of
 
 if TYPE_CHECKING:
     from pipeline.run.cell import Cell
+    from pipeline.run.reported import Report
     from pipeline.run.sweeps import Sweeps
 
 ROOT = ("command", "claims", "seed", "dtype", "target", "scoped", "run", "profile", "figure", "report")
@@ -41,31 +42,37 @@ def cells_of(cfg: DictConfig, hydra_config: HydraConf) -> list["Cell"]:
     return [cell for sweeps in figures_of(cfg, hydra_config).values() for cells in sweeps.values() for cell in cells]
 
 
-def figures_of(cfg: DictConfig, hydra_config: HydraConf, asked: str = "") -> Mapping[str, dict[str, list["Cell"]]]:
-    """Cells by sweep, by figure. asked: in place of the figure that is chosen."""
+def figures_of(cfg: DictConfig, hydra_config: HydraConf) -> Mapping[str, dict[str, list["Cell"]]]:
+    """Cells by sweep, by figure: the one that is chosen, or each of figure=all."""
     from pipeline.run.parsing import All, parse
-    from pipeline.run.sweeps import Profile, Sweeps, figure_cells, user_of
+    from pipeline.run.sweeps import Profile, Sweeps, compose_figures, figure_cells, user_of
 
     choices, overrides = hydra_config.runtime.choices, list(hydra_config.overrides.task)
     parse(cfg.profile, Profile, f"profile={choices['profile']}")
-    names = [asked] if asked else []
-    if not asked and "names" in cfg.figure:
-        if any(o.startswith("figure.sweeps") for o in overrides):
-            raise UserError("figure.sweeps are those of one figure; choose it instead of figure=all")
-        names = parse(cfg.figure, All, "figure=all").names
-    chosen = {name: figure_in(cfg, name) for name in names} or {choices["figure"]: cfg.figure}
-    found = {name: parse(figure, Sweeps, f"figure={name}") for name, figure in chosen.items()}
-    if cfg.get("claims") is not None and asked in ("", "claims"):
+    if "names" not in cfg.figure:
+        found = {choices["figure"]: parse(cfg.figure, Sweeps, f"figure={choices['figure']}")}
+    elif any(o.startswith("figure.sweeps") for o in overrides):
+        raise UserError("figure.sweeps are those of one figure; choose it instead of figure=all")
+    else:
+        found = sweeps_of(parse(cfg.figure, All, "figure=all").names, cfg)
+    if cfg.get("claims") is not None:
         found = {"claims": some_claims(found, list(cfg.claims))}
     user = user_of(overrides)
+    compose_figures(found.values(), choices["profile"], user)
     return {name: figure_cells(sweeps, choices["profile"], user) for name, sweeps in found.items()}
 
 
-def figure_in(cfg: DictConfig, name: str) -> DictConfig:
-    """What the configuration would have if this figure were chosen; composing it anew takes Hydra long."""
-    whole = cfg.copy()
-    OmegaConf.update(whole, "figure", OmegaConf.load(CONF / "figure" / f"{name}.yaml"), merge=False, force_add=True)
-    return whole.figure
+def sweeps_of(names: Sequence[str], cfg: DictConfig) -> dict[str, "Sweeps"]:
+    """What the configuration would have if each of these figures were chosen; composing it anew takes Hydra long."""
+    from pipeline.run.parsing import parse
+    from pipeline.run.sweeps import Sweeps
+
+    whole, found = cfg.copy(), {}
+    for name in names:
+        figure = OmegaConf.load(CONF / "figure" / f"{name}.yaml")
+        OmegaConf.update(whole, "figure", figure, merge=False, force_add=True)
+        found[name] = parse(whole.figure, Sweeps, f"figure={name}")
+    return found
 
 
 def some_claims(figures: Mapping[str, "Sweeps"], names: Sequence[str]) -> "Sweeps":
@@ -91,16 +98,16 @@ def report_names(asked: Sequence[str] | None) -> list[str]:
     return [*(asked or known)]
 
 
-def shown_cells(
-    name: str, gallery: dict[str, dict[str, Any]], cfg: DictConfig, hydra_config: HydraConf
-) -> dict[str, list["Cell"]]:
-    """Of a figure of the report, or of its gallery, by sweep."""
-    from pipeline.run.sweeps import Sweeps, figure_cells, user_of
+def shown_of(report: "Report", cfg: DictConfig, hydra_config: HydraConf) -> dict[str, "Sweeps"]:
+    """Sweeps of the figures of a report, and of its gallery."""
+    from pipeline.run.parsing import parse
+    from pipeline.run.sweeps import Profile, Sweeps
 
-    if name != GALLERY:
-        return figures_of(cfg, hydra_config, name)[name]
-    user = user_of(hydra_config.overrides.task)
-    return figure_cells(Sweeps(gallery), hydra_config.runtime.choices["profile"], user)
+    parse(cfg.profile, Profile, f"profile={hydra_config.runtime.choices['profile']}")
+    found = sweeps_of(report_names(report.figures), cfg)
+    if "claims" in found and cfg.get("claims") is not None:
+        found["claims"] = some_claims({"claims": found["claims"]}, list(cfg.claims))
+    return {**found, GALLERY: Sweeps(report.gallery)}
 
 
 def cells_of_all(hydra_config: HydraConf) -> list["Cell"]:

@@ -3,7 +3,6 @@
 With cli.py and sweeps.py, all that knows Hydra and OmegaConf.
 """
 
-import copy
 import dataclasses
 import difflib
 import json
@@ -191,18 +190,18 @@ def composed(settings: Mapping[str, Any], others: Sequence[str] = ()) -> tuple[d
     cfg, choices = map(dict, _composed(tuple(others)))
     chosen = {key: value for key, value in settings.items() if key in GROUPS}
     compose_options(chosen, others)
-    cfg = copy.deepcopy({**cfg, **{choice[0]: _options(tuple(others))[choice] for choice in chosen.items()}})
+    cfg |= {choice[0]: _options(tuple(others))[choice] for choice in chosen.items()}
     choices |= chosen
     for key, value in settings.items():
         if key not in GROUPS:
             *above, last = key.split(".")
             node = cfg
-            for part in above:
-                node = node.get(part)
-                if not isinstance(node, dict):
+            for part in above:  # what lies on the way is copied; the rest is shared with other cells
+                if not isinstance(node.get(part), dict):
                     raise UserError(
                         f"there is no setting '{key}'; see python -m pipeline --cfg job for those there are"
                     )
+                node[part] = node = dict(node[part])
             node[last] = read(value) if isinstance(value, str) else value
     return cfg, choices
 

@@ -134,17 +134,28 @@ def options_side_by_side(settings: Iterable[Mapping[str, Any]]) -> list[dict[str
     return [{group: option for group, option in zip(options, row, strict=True) if option is not None} for row in rows]
 
 
-def figure_cells(sweeps: Sweeps, profile: str, user: User) -> dict[str, list[Cell]]:
-    """Every point of every sweep as a cell."""
-    parsed: dict[str, Cell] = {}
-    others = (f"profile={profile}", *user.others)
+def figure_settings(sweeps: Sweeps, profile: str, user: User) -> dict[str, list[dict[str, Any]]]:
+    """What every point of every sweep sets."""
     _, choices = composed({}, (f"profile={profile}",))
     wanted: dict[str, list[dict[str, Any]]] = {}
     for name, sweep in sweeps.sweeps.items():
         mine = user.without(sweep.get("keeps", [])).settings
         wanted[name] = [layered(choices, lent, figure, mine) for lent, figure in layers_of(sweep)]
-    for chosen in options_side_by_side(itertools.chain(*wanted.values())):
-        compose_options(chosen, others)
+    return wanted
+
+
+def compose_figures(figures: Iterable[Sweeps], profile: str, user: User) -> None:
+    """All options of these figures in as few compositions as that takes; their cells then need no more."""
+    settings = [some for sweeps in figures for some in figure_settings(sweeps, profile, user).values()]
+    for chosen in options_side_by_side(itertools.chain(*settings)):
+        compose_options(chosen, (f"profile={profile}", *user.others))
+
+
+def figure_cells(sweeps: Sweeps, profile: str, user: User) -> dict[str, list[Cell]]:
+    """Every point of every sweep as a cell."""
+    parsed: dict[str, Cell] = {}
+    others = (f"profile={profile}", *user.others)
+    compose_figures([sweeps], profile, user)
 
     def cell_of(settings: dict[str, Any]) -> Cell:
         seed = settings.pop("seed") if isinstance(settings.get("seed"), int) else None  # no need to parse anew
@@ -155,6 +166,7 @@ def figure_cells(sweeps: Sweeps, profile: str, user: User) -> dict[str, list[Cel
                 raise UserError("a figure says itself which rules it draws; leave rule=all out")
         return parsed[key] if seed is None else replace(parsed[key], seed=seed)
 
+    wanted = figure_settings(sweeps, profile, user)
     found = {name: [cell_of(settings) for settings in several] for name, several in wanted.items()}
     return {name: list({cell.key: cell for cell in cells}.values()) for name, cells in found.items()}
 
