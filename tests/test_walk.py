@@ -6,10 +6,12 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
+from pipeline.engine import place
 from pipeline.engine import walk as walking
 from pipeline.engine.gradients import GRADIENTS
 from pipeline.engine.lrp import Add, AlphaBeta, FirstLayer, Start
 from pipeline.engine.network import Record, trace
+from pipeline.engine.place import Place
 from pipeline.engine.rules import GRAD, Activation, External, Gbp, Grad, Method, RectGrad
 from pipeline.engine.walk import CHUNK_BYTES, attribute, cascade, one_hot, step, walk
 from pipeline.errors import UserError
@@ -220,3 +222,35 @@ def test_walk_from_the_middle_to_the_middle():
     torch.testing.assert_close(whole, halves)
     assert whole.shape == (2, *SHAPE)
     assert distance(whole, walk(record, record.activation(3), lambda layer: GRAD, 3)) > 1e-3
+
+
+# ---- what a rule makes of the forward pass is made once --------------------------------------------------------------
+
+
+def applied(
+    record: Record, rule: Method, monkeypatch: pytest.MonkeyPatch, room: int = place.ROOM
+) -> tuple[Tensor, int]:
+    """The map, and how many convolutions of activations it took."""
+    whole, calls = Place.apply, []
+    with monkeypatch.context() as patched:
+        patched.setattr(place, "ROOM", room)
+        patched.setattr(Place, "apply", lambda at, a, weight: calls.append(at.op.output) or whole(at, a, weight))
+        return attribute(record, rule, torch.tensor([3, 0])), len(calls)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_walks_over_one_record_share_zplus(name, monkeypatch):
+    rules, record = [replace(LRP, alpha=2.0), LRP, replace(LRP, start_at=Start.logit)], traced(name)
+    alone = [applied(record, rule, monkeypatch, room=0) for rule in rules]
+    shared = [applied(record, rule, monkeypatch) for rule in rules]
+    for (found, calls), (expected, calls_alone) in zip(shared, alone, strict=True):
+        assert torch.equal(found, expected)
+        assert calls <= calls_alone
+    if all(bool((record.values[op.inputs[0]] >= 0).all()) for op in record.network.layers if not op.first):
+        assert [calls for _, calls in shared] == [alone[0][1], 0, 0]
+
+
+def test_zplus_is_made_again_where_there_is_no_room(monkeypatch):
+    record = traced("plain")
+    calls = [applied(record, LRP, monkeypatch, room)[1] for room in (0, 0, 2**20, 2**20)]
+    assert calls[0] == calls[1] == calls[2] > calls[3] == 0

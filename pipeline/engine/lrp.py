@@ -203,7 +203,8 @@ def contributions(relevance: Tensor, at: Place, negative: bool = False) -> Tenso
     if bool((a >= 0).all()):
         if weight.ndim == 4:
             up = part(weight, not negative)
-            return at.transpose(ratio(relevance, at.apply(a, up)), up)
+            z = at.once(("contributions", negative), lambda: at.apply(a, up))
+            return at.transpose(ratio(relevance, z), up)
         rows, sent = max(1, BLOCK // weight.shape[1]), torch.zeros_like(a)
         for w, r in zip(weight.split(rows), relevance.split(rows, -1), strict=True):
             up = part(w, not negative)

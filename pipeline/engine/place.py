@@ -1,6 +1,6 @@
 """What a rule sees of the forward pass at one operation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,8 @@ from pipeline.engine.gradients import GRADIENTS, transpose
 from pipeline.engine.lowering import Op
 from pipeline.engine.network import Record
 from pipeline.errors import UserError
+
+ROOM = 2**28  # bytes
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,16 @@ class Place:
     def transpose(self, r: Tensor, weight: Tensor) -> Tensor:
         """r at z -> weight r at the input (W r in the paper's notation)."""
         return transpose(r, weight, self.op, self.input.shape)
+
+    def once(self, what: Hashable, find: Callable[[], Tensor]) -> Tensor:
+        """What a rule makes of the forward pass here, for all walks over its record while there is room."""
+        cache, key = self.record.cache, (what, self.op.output)
+        if key in cache:
+            return cache[key]
+        found = find()
+        if sum(tensor.nbytes for tensor in cache.values()) + found.nbytes <= ROOM:
+            cache[key] = found
+        return found
 
     def apply(self, a: Tensor, weight: Tensor) -> Tensor:
         """weight^T a, without bias."""
