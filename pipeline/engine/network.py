@@ -146,6 +146,16 @@ class Network:
         return Record(self, values, argmax)
 
 
+def once(kept: dict[Any, Tensor], key: Any, find: Callable[[], Tensor], room: int) -> Tensor:
+    """kept[key]; what is not there is found, and kept while all of it together takes `room` bytes at most."""
+    if key in kept:
+        return kept[key]
+    found = find()
+    if sum(tensor.nbytes for tensor in kept.values()) + found.nbytes <= room:
+        kept[key] = found
+    return found
+
+
 def memory_format(device: torch.device) -> torch.memory_format:
     """Convolutions of the CPU are up to twice as fast in channels_last; float32 ones of the GPU are not."""
     return torch.channels_last if device.type == "cpu" else torch.contiguous_format

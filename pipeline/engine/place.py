@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pipeline.engine.gradients import GRADIENTS, transpose
 from pipeline.engine.lowering import Op
-from pipeline.engine.network import Record
+from pipeline.engine.network import Record, once
 from pipeline.errors import UserError
 
 ROOM = 2**28  # bytes
@@ -97,13 +97,7 @@ class Place:
 
     def once(self, what: Hashable, find: Callable[[], Tensor]) -> Tensor:
         """What a rule makes of the forward pass here, for all walks over its record while there is room."""
-        cache, key = self.record.cache, (what, self.op.output)
-        if key in cache:
-            return cache[key]
-        found = find()
-        if sum(tensor.nbytes for tensor in cache.values()) + found.nbytes <= ROOM:
-            cache[key] = found
-        return found
+        return once(self.record.cache, (what, self.op.output), find, ROOM)
 
     def apply(self, a: Tensor, weight: Tensor) -> Tensor:
         """weight^T a, without bias."""

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pipeline.engine.network import Network, Record
+from pipeline.engine.network import Network, Record, once
 from pipeline.engine.rules import External, Method
 from pipeline.experiments.external import map_of
 
@@ -28,12 +28,7 @@ class OriginalCache:
     def once(self, network: Network, key: Hashable, find: Callable[[], Tensor]) -> Tensor:
         if self._network is None or network is not self._network():
             self._network, self._kept = weakref.ref(network), {}
-        if key in self._kept:
-            return self._kept[key]
-        found = find()
-        if sum(tensor.nbytes for tensor in self._kept.values()) + found.nbytes <= self.room:
-            self._kept[key] = found
-        return found
+        return once(self._kept, key, find, self.room)
 
 
 @dataclass

@@ -146,16 +146,21 @@ def figure_settings(sweeps: Sweeps, profile: str, user: User) -> dict[str, list[
 
 def compose_figures(figures: Iterable[Sweeps], profile: str, user: User) -> None:
     """All options of these figures in as few compositions as that takes; their cells then need no more."""
-    settings = [some for sweeps in figures for some in figure_settings(sweeps, profile, user).values()]
-    for chosen in options_side_by_side(itertools.chain(*settings)):
-        compose_options(chosen, (f"profile={profile}", *user.others))
+    several = (figure_settings(sweeps, profile, user).values() for sweeps in figures)
+    compose_settings(itertools.chain.from_iterable(several), (f"profile={profile}", *user.others))
+
+
+def compose_settings(several: Iterable[Iterable[Mapping[str, Any]]], others: Sequence[str]) -> None:
+    for chosen in options_side_by_side(itertools.chain.from_iterable(several)):
+        compose_options(chosen, others)
 
 
 def figure_cells(sweeps: Sweeps, profile: str, user: User) -> dict[str, list[Cell]]:
     """Every point of every sweep as a cell."""
     parsed: dict[str, Cell] = {}
     others = (f"profile={profile}", *user.others)
-    compose_figures([sweeps], profile, user)
+    wanted = figure_settings(sweeps, profile, user)
+    compose_settings(wanted.values(), others)
 
     def cell_of(settings: dict[str, Any]) -> Cell:
         seed = settings.pop("seed") if isinstance(settings.get("seed"), int) else None  # no need to parse anew
@@ -166,7 +171,6 @@ def figure_cells(sweeps: Sweeps, profile: str, user: User) -> dict[str, list[Cel
                 raise UserError("a figure says itself which rules it draws; leave rule=all out")
         return parsed[key] if seed is None else replace(parsed[key], seed=seed)
 
-    wanted = figure_settings(sweeps, profile, user)
     found = {name: [cell_of(settings) for settings in several] for name, several in wanted.items()}
     return {name: list({cell.key: cell for cell in cells}.values()) for name, cells in found.items()}
 
