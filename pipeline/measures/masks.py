@@ -1,9 +1,9 @@
 """How much of a map lies where an image was changed. A pixel's score is the sum of |R| over channels."""
 
-import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
+
+from pipeline.measures.likeness import spearman
 
 WIDER = 3  # of the mask's pixels: the top ones that iou takes
 
@@ -41,8 +41,4 @@ def inside_mask(r: Tensor, mask: Tensor) -> dict[str, Tensor]:
 def rank_correlation(r: Tensor, change: Tensor) -> Tensor:
     """Spearman's correlation over pixels of the scores of r and of a change of the image, both (B, C, H, W); (B,)
     float64, NaN where one of them is the same everywhere or not finite."""
-    found = []
-    for a, b in zip(*(t.double().abs().sum(1).flatten(1).cpu().numpy() for t in (r, change)), strict=True):
-        usable = np.isfinite(a).all() and np.isfinite(b).all() and np.ptp(a) > 0 and np.ptp(b) > 0
-        found.append(np.corrcoef(rankdata(a), rankdata(b))[0, 1] if usable else np.nan)
-    return torch.tensor(found, dtype=torch.float64, device=r.device)
+    return spearman(*(t.double().abs().sum(1) for t in (r, change)))
