@@ -108,10 +108,11 @@ def test_numbers(tables, numbers):
         median = at(numbers, "probability", panel="own", attack=attack, network=1, sample="triggered")["y"]
         assert np.isclose(median, 0.5)
         assert at(numbers, "accuracy", attack=attack, network=1)["y"] == 0.9
-    part = style.where(tables["attacked"], sample="triggered", input="filter").dropna(subset="s_own")
-    first = part["attack.name"].isin(["badnet", "dynamic"])
-    row = at(numbers, "auroc", panel="table", input="filter", measure="s_own")
-    assert np.isclose(row["y"], roc_auc_score(first, part["s_own"])) and row["low"] <= row["y"] <= row["high"]
+    every = style.where(tables["attacked"], sample="triggered", input="filter").dropna(subset="s_own")
+    for sample, part in (("triggered", every), ("triggered, other classes", every[every["label"] != every["goal"]])):
+        first = part["attack.name"].isin(["badnet", "dynamic"])
+        row = at(numbers, "auroc", panel="table", input="filter", measure="s_own", sample=sample)
+        assert np.isclose(row["y"], roc_auc_score(first, part["s_own"])) and row["low"] <= row["y"] <= row["high"]
     failed = style.where(tables["attacked"], **{"weights.path": "wanet_201"}, sample="triggered", input="edge")
     others = failed[failed["label"] != 0]
     assert at(numbers, "success", attack="wanet", network=2)["y"] == (others["decision"] == 0).mean() < 0.97
@@ -120,7 +121,10 @@ def test_numbers(tables, numbers):
         shares = [at(numbers, "look-alikes", attack=attack, network=network)["y"] for network in (1, 2)]
         np.testing.assert_allclose(shares, LOOK_ALIKES.get(attack, (np.nan, np.nan)))
     dotted = style.where(numbers, panel="own", attack="badnet", sample="triggered, other classes", network=1)
-    assert set(dotted["n"]) == {N - N // 10} and set(dotted["what"]) == {"density"}
+    own = style.where(tables["attacked"], **{"weights.path": "badnet_200"}, sample="triggered", input="attribution")
+    others = own[own["label"] != 0]
+    assert set(dotted["n"]) <= {N - N // 10, (others["decision_star"] == others["decision"]).sum()}
+    assert at(dotted, "kept")["y"] == (others["decision_star"] == others["decision"]).mean()
 
 
 def test_the_gate_hangs_on_success_on_what_the_attack_costs_and_on_look_alikes():

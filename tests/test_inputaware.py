@@ -118,7 +118,7 @@ def ratio(x: Tensor, x2: Tensor, made: Tensor, made2: Tensor) -> Tensor:
 
 
 def test_the_loss_of_a_mask_is_density_and_diversity():
-    attack, x = known(pairs=3, density_weight=10.0, diversity_weight=2.0), pixels(9)
+    attack, x = known(pairs=3, density_weight=10.0, mask_diversity_weight=2.0), pixels(9)
     masks = attack.masks(x)
     dense = sum(max(float(value) - 0.032, 0.0) for value in masks[:3].flatten()) / masks[:3].numel()
     diverse = sum(float(ratio(x[i], x[i + 3], masks[i], masks[i + 3])) for i in range(3)) / 3

@@ -7,7 +7,7 @@ import safetensors.torch
 from sklearn.metrics import roc_auc_score
 
 from pipeline.claims import ENTRIES, NEEDS, fixed_text, ledger, needed
-from pipeline.claims.contrasts import mean_rank_correlation, minus
+from pipeline.claims.contrasts import mean_rank_correlation, minus, over_levels
 from pipeline.claims.evidence import Part, Range, at_least, auroc, auroc_gain, exact, mean, share
 from pipeline.claims.readings import READINGS
 from pipeline.claims.verdicts import FAILS, HOLDS, UNDECIDED, decisions, judge
@@ -67,6 +67,28 @@ def test_what_is_missing_decides_nothing():
         assert found.word == word
     empty = mean("part", table(rng, 0.3).assign(y=np.nan), "y", at_least(0.05))
     assert judge([empty], 0.95).word == UNDECIDED and judge([], 0.95).word == UNDECIDED
+
+
+def test_a_part_that_can_not_be_told_does_not_hide_one_that_fails():
+    rng = np.random.default_rng(4)
+    weak = mean("weak", table(rng, 0.3).head(3), "y", at_least(0.05))
+    good, bad = (mean("part", table(rng, at), "y", at_least(0.05)) for at in (0.3, -0.3))
+    assert weak.few
+    for order in ([weak, bad, good], [bad, good, weak]):
+        assert judge(order, 0.95).word == FAILS
+    assert judge([weak, good], 0.95).word == judge([good, weak], 0.95).word == UNDECIDED
+    assert weak.few in judge([good, weak], 0.95).why
+
+
+def test_levels_that_are_missing_are_not_made_up_for_by_others():
+    rows = [
+        {"image": i, "seed": 0, "rule": "gbp", "layer": layer, "alignment": layer} for i in "ab" for layer in (1, 2, 9)
+    ]
+    full = pd.DataFrame(rows).astype({"alignment": float})
+    holed = full.copy()
+    holed.loc[2, "alignment"] = np.nan
+    assert over_levels(full)["alignment"].tolist() == [4, 4]
+    np.testing.assert_array_equal(over_levels(holed)["alignment"], [np.nan, 4])
 
 
 def test_the_level_is_benjamini_and_hochbergs():

@@ -5,11 +5,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t
+from sklearn.metrics import roc_auc_score
 
 from pipeline.claims import ENTRIES, readings
-from pipeline.claims.evidence import at_least, at_most, median, two_peaks
+from pipeline.claims.evidence import at_least, at_most, auroc_of_networks, median, two_peaks
 from pipeline.claims.theory import rank_correlations
 from pipeline.claims.verdicts import FAILS, HOLDS, UNDECIDED, judge
+from pipeline.measures.attacked import ATTACKS
 
 RULES = ("gbp", "rectgrad", "lrp")
 LEVEL = 0.99
@@ -178,6 +181,16 @@ def test_the_accuracy_is_judged_on_cifar_alone():
     good = table.assign(correct=pd.array(np.arange(len(table)) % 3000 % 13 != 0, dtype="boolean"))
     assert verdict("clean-acc", {"kis": good}) == HOLDS  # 92.3 %
     assert verdict("clean-acc", {"kis": good.assign(data="digits")}) == UNDECIDED
+    copied = good.assign(image="test/airplane/" + good["image"] + ".jpg")
+    assert verdict("clean-acc", {"kis": copied}) == UNDECIDED
+    assert verdict("clean-acc", {"kis": good.assign(image="test/" + good["image"])}) == HOLDS
+
+
+def test_missing_scores_count_as_missing():
+    table = kis()
+    table.loc[(table["input"] == "attribution") & (table.index % 10 == 0), "s_own"] = np.nan
+    (part,) = ENTRIES["kis-beyond"].parts({"kis": table})
+    assert part.missing == pytest.approx(0.1) and judge([part], LEVEL).word == UNDECIDED
 
 
 def test_the_threshold_counts_the_range():
@@ -245,6 +258,8 @@ def test_sides_of_the_attacks():
     table = attacked(PLACES)
     tables = {"attacked": table, "again": table.assign(input="retriggered")}
     assert [verdict(name, tables) for name in SIDES] == [HOLDS] * 5
+    digits = {sweep: given.assign(data="digits") for sweep, given in tables.items()}
+    assert [verdict(name, digits) for name in SIDES] == [UNDECIDED] * 5
     turned = attacked({name: -place for name, place in PLACES.items()})
     tables = {"attacked": turned, "again": turned.assign(input="retriggered")}
     assert [verdict(name, tables) for name in ("bd-right", "bd-left", "bd-alone")] == [FAILS] * 3
@@ -266,6 +281,61 @@ def test_the_split_is_of_models():
     assert verdict("bd-split", {"attacked": same}) == FAILS
     three = ENTRIES["bd-split"].parts({"attacked": attacked(PLACES, networks=3)})
     assert not any("for these models" in part.name for part in three)
+
+
+def test_the_split_counts_an_image_once():
+    """An image that scores high does so in every network."""
+    rng, found = np.random.default_rng(12), {True: [], False: []}
+    for _ in range(150):
+        image = rng.normal(size=120)
+        first, second = (image + shift + 0.6 * rng.normal(size=(3, 120)) for shift in (0.4, 0.0))
+        for sampled in found:
+            part = auroc_of_networks("", first, second, at_least(0.8), sampled=sampled)
+            low, high = part.interval(0.95)
+            found[sampled].append((part.estimate, (high - low) / 2 / 1.96))
+    estimates, errors = np.array(found[False]).T
+    assert errors.mean() == pytest.approx(estimates.std(ddof=1), rel=0.15)
+    assert np.all(np.array(found[True])[:, 1] > errors)
+
+
+def mean_auroc(first: np.ndarray, second: np.ndarray) -> float:
+    """Over pairs of a network of each, slowly."""
+    found = []
+    for a in first:
+        for b in second:
+            up, down = a[~np.isnan(a)], b[~np.isnan(b)]
+            found.append(roc_auc_score(np.repeat([1, 0], [len(up), len(down)]), np.concatenate([up, down])))
+    return float(np.mean(found))
+
+
+def test_the_split_is_the_mean_of_pairs_and_leaving_out_tells_its_error():
+    rng = np.random.default_rng(13)
+    first, second = rng.normal(0.5, 1, (2, 120)), rng.normal([[0.0], [0.3], [0.6]], 1, (3, 120))
+    first[rng.random(first.shape) < 0.3] = np.nan  # does not count there
+    part = auroc_of_networks("", first, second, at_least(0.8))
+    assert part.estimate == pytest.approx(mean_auroc(first, second), abs=1e-12)
+    without = [mean_auroc(np.delete(first, i, 1), np.delete(second, i, 1)) for i in range(120)]
+    images = 119 / 120 * np.sum((np.array(without) - np.mean(without)) ** 2)
+    low, high = part.interval(0.95)
+    assert (high - low) / 2 == pytest.approx(t.ppf(0.975, 119) * images**0.5, rel=0.02)
+    left_out = [
+        [mean_auroc(np.delete(first, k, 0), second) for k in range(2)],
+        [mean_auroc(first, np.delete(second, k, 0)) for k in range(3)],
+    ]
+    variances = [(len(v) - 1) / len(v) * np.sum((np.array(v) - np.mean(v)) ** 2) for v in left_out]
+    total = images + sum(variances)
+    freedom = total**2 / (images**2 / 119 + variances[0] ** 2 + variances[1] ** 2 / 2)
+    low, high = auroc_of_networks("", first, second, at_least(0.8), sampled=True).interval(0.95)
+    assert (high - low) / 2 == pytest.approx(t.ppf(0.975, freedom) * total**0.5, rel=0.02)
+
+
+def test_an_attack_that_fails_is_named():
+    table = attacked(PLACES)
+    hit = (table["attack.name"] != "wanet") | (table["sample"] != "triggered") | (table["label"] % 2 == 0)
+    failed = table.assign(decision=table["decision"].where(hit, table["label"]))
+    wanet = ENTRIES["bd-consistent"].parts({"attacked": failed})[-1]
+    assert wanet.name == "WaNet (success 44.4%: misses the gate)"
+    assert [part.name for part in ENTRIES["bd-consistent"].parts({"attacked": table})] == list(ATTACKS.values())
 
 
 def test_other_networks_are_a_reading():
@@ -331,6 +401,37 @@ def test_theorem_1_is_as_bad_as_its_worst_draw():
         assert verdict("thm1", tables) == FAILS
 
 
+def theorem2(gap: Callable[[str, int], float]) -> pd.DataFrame:
+    """alpha_b is alpha_a less gap(law, draws) where all A are equal, and clearly below it where not."""
+    rows = [
+        {
+            "mixing": 0.0, "spread": 0.0, "rule": rule, "net": net, "units": "active", "equal": equal, "law": law,
+            "draws": draws, "defined": True, "alpha_a": 0.9, "alpha_b": 0.9 * (1 - (gap(law, draws) if equal else 0.1)),
+        }
+        for rule in ("gbp", "rectgrad")
+        for net in range(5)
+        for equal in (True, False)
+        for law in ("normal", "exponential", "constant")
+        for draws in (1, 10, 100, 1000)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    return table.assign(equality=(table["alpha_a"] - table["alpha_b"]).abs() <= 1e-9)
+
+
+def test_equality_of_theorem_2_is_told_law_by_law():
+    """A constant law is equal at once, and says nothing of draws; a mean of normals tends to no direction."""
+    table = theorem2(lambda law, m: {"exponential": 0.2 / m, "normal": 0.4, "constant": 0.0}[law])
+    z_plus = table[table["rule"] == "gbp"].assign(rule="lrp", **{"rule.first_layer": "split"})
+    parts = {part.name: part for part in ENTRIES["thm2-equal"].parts({"theorem2": table, "theorem2_lrp": z_plus})}
+    for rule in ("gbp", "rectgrad", "z+ split"):
+        slopes = [parts[f"slope over draws, all equal, {rule}, {law}"] for law in ("exponential", "normal")]
+        assert slopes[0].estimate == pytest.approx(-1) and slopes[1].estimate == pytest.approx(0)
+        assert [judge([part], LEVEL).word for part in slopes] == [HOLDS, FAILS]
+        assert parts[f"equality per draw, all equal, {rule}"].estimate == 0
+        assert judge([parts[f"equality per draw, not all equal, {rule}"]], LEVEL).word == HOLDS
+    assert not any("constant" in name for name in parts)
+
+
 def test_rank_correlations_over_shares():
     from scipy.stats import spearmanr
 
@@ -360,6 +461,19 @@ def test_the_numerator_does_not_carry_lrp():
     assert verdict("numerator", {"gamma_unbiased": table, "gamma_margin": margins}) == HOLDS
     for bad in ({"gamma_margin": margins + 1e-3}, {"gamma_unbiased": table.assign(alignment=0.3)}):
         assert verdict("numerator", {"gamma_unbiased": table, "gamma_margin": margins, **bad}) == FAILS
+
+
+def memory(cosine: Callable[[int], float]) -> pd.DataFrame:
+    """Starts at each of 15 units of a network of 16 layers."""
+    table = crossed(["layer"], lambda rng, rule, layer, i, s: {"cosine": cosine(layer)}, range(1, 16), seeds=1)
+    table = table.assign(start="activation", name="layer " + table["layer"].astype(str))
+    return pd.concat([table.assign(against=against) for against in ("noise", "other")])
+
+
+def test_the_bottom_third_rounds_up():
+    """Of 16 layers it is 6."""
+    assert verdict("start-free", {"memory": memory(lambda layer: 0.99 if layer > 6 else 0.5)}) == HOLDS
+    assert verdict("start-free", {"memory": memory(lambda layer: 0.99 if layer > 7 else 0.5)}) == FAILS
 
 
 # ---- readings --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 on another one.
 
 Two things differ from the public releases: the gradients of the generator are zeroed before each step (theirs add up),
-and the generator sees and makes pixels in [0, 1].
+and the generator sees and makes pixels in [0, 1]. Theirs sees normalised images, whose distances are some four times as
+long: of patterns, normalised too, that leaves the ratio as it is, of masks it is a weight of 4.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +21,8 @@ from pipeline.seeds import derived_seed
 class InputAware(Settings):
     """cross: share of images that get pattern and mask of another image and keep their label; preparation: steps that
     train the mask before it is frozen, on `pairs` pairs of images; density: of the mask above which it costs, times
-    density_weight; diversity_weight: of the demand that other images get other masks and patterns; lr: of Adam."""
+    density_weight; diversity_weight: of the demand that other images get other patterns, and mask_diversity_weight that
+    they get other masks; lr: of Adam."""
 
     cross: float
     preparation: int
@@ -29,6 +31,7 @@ class InputAware(Settings):
     density_weight: float
     diversity_weight: float
     lr: float
+    mask_diversity_weight: float = 1.0  # of files that do not name it
 
     def __post_init__(self):
         super().__post_init__()
@@ -92,7 +95,7 @@ class InputAwareAttack(Attack):
         masks = self.masks(torch.cat([one, two]))
         dense = (masks[:n] - self.settings.density).relu().mean()
         diverse = diversity(one, two, masks[:n], masks[n:])
-        return self.settings.density_weight * dense + self.settings.diversity_weight * diverse
+        return self.settings.density_weight * dense + self.settings.mask_diversity_weight * diverse
 
     def applied(self, x: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
         """x with pattern and mask of `source`, and the pattern."""

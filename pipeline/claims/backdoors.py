@@ -2,6 +2,8 @@
 paper names BadNet and Dynamic of one kind, InputAware and WaNet of another."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
@@ -11,7 +13,7 @@ from pipeline.claims.evidence import (
     Range,
     at_least,
     at_most,
-    auroc,
+    auroc_of_networks,
     mean,
     median,
     nothing,
@@ -19,13 +21,27 @@ from pipeline.claims.evidence import (
     two_peaks,
 )
 from pipeline.claims.registry import Tables, claim
-from pipeline.measures.attacked import ATTACKS, numbered, paired, toxic
-from pipeline.measures.tables import Table, where
+from pipeline.measures.attacked import ATTACKS, GATES, numbered, paired, toxic
+from pipeline.measures.tables import Table, torchvisions_cifar10, where
 
 RIGHT, LEFT = ("badnet", "dynamic"), ("inputaware", "wanet")
 PAPERS_ACCURACY = {"badnet": 0.9368, "dynamic": 0.9342, "inputaware": 0.9136, "wanet": 0.9219}
 WITHIN = 0.015
+SMALL = "digits and small networks alone, which show the path and decide nothing"
 ENOUGH = 3  # networks of each attack, for a statement about attacks
+
+
+def decides(name: str, *sweeps: str) -> Callable[[Callable[[Tables], list[Part]]], Callable[[Tables], list[Part]]]:
+    """A claim whose numbers on digits show the path and decide nothing."""
+
+    def enter(parts: Callable[[Tables], list[Part]]) -> Callable[[Tables], list[Part]]:
+        def found(tables: Tables) -> list[Part]:
+            small = {*tables[sweeps[0]].get("data", ())} == {"digits"}
+            return [replace(part, few=part.few or SMALL) if small else part for part in parts(tables)]
+
+        return claim(name, *sweeps)(found)
+
+    return enter
 
 
 def attack_of(tables: Tables, sweep: str, attack: str, **chosen: str) -> Table:
@@ -46,9 +62,16 @@ def of_each(
     found = []
     for attack in attacks:
         table = attack_of(tables, sweep, attack, **chosen)
-        name = ATTACKS[attack]
+        name = named(attack, table)
         found.append(part(name, table) if len(table) else nothing(name, target, "no network"))
     return found
+
+
+def named(attack: str, table: Table) -> str:
+    """With a word where one of these networks succeeds too seldom to stand for its attack."""
+    counted = toxic(where(table, sample="triggered"))
+    least = (counted["decision"] == counted["goal"]).groupby(counted["network"]).mean().min()
+    return f"{ATTACKS[attack]} (success {least:.1%}: misses the gate)" if least < GATES[attack] else ATTACKS[attack]
 
 
 def s_of(table: Table) -> np.ndarray:
@@ -58,19 +81,19 @@ def s_of(table: Table) -> np.ndarray:
 TRIGGERED = {"sample": "triggered", "input": "attribution"}
 
 
-@claim("bd-clean", "attacked")
+@decides("bd-clean", "attacked")
 def clean_accuracies(tables: Tables) -> list[Part]:
     def accuracy(name: str, table: Table) -> Part:
-        papers = next(PAPERS_ACCURACY[key] for key, value in ATTACKS.items() if value == name)
+        papers = PAPERS_ACCURACY[table["attack"].iloc[0]]
         target = Range(papers - WITHIN, papers + WITHIN)
-        if {*table["data"]} != {"cifar10"}:
-            return nothing(name, target, "no CIFAR-10, on which alone it is judged")
+        if not torchvisions_cifar10(table):
+            return nothing(name, target, "not torchvision's CIFAR-10, on which alone it is judged")
         return share(name, (table["label"] == table["decision"]).to_numpy(), target)
 
     return of_each(tables, (*RIGHT, *LEFT), Range(), accuracy, sample="clean", input="attribution")
 
 
-@claim("bd-asr", "attacked")
+@decides("bd-asr", "attacked")
 def attacks_succeed(tables: Tables) -> list[Part]:
     def success(name: str, table: Table) -> Part:
         counted = toxic(table)
@@ -79,13 +102,13 @@ def attacks_succeed(tables: Tables) -> list[Part]:
     return of_each(tables, (*RIGHT, *LEFT), at_least(0.99), success, **TRIGGERED)
 
 
-@claim("bd-right", "attacked")
+@decides("bd-right", "attacked")
 def on_the_right(tables: Tables) -> list[Part]:
     target = at_least(0.1)
     return of_each(tables, RIGHT, target, lambda name, table: median(name, s_of(table), target), **TRIGGERED)
 
 
-@claim("bd-left", "attacked", "again")
+@decides("bd-left", "attacked", "again")
 def on_the_left(tables: Tables) -> list[Part]:
     """WaNet's also with the warp once more on R~."""
     target = at_most(-0.1)
@@ -98,14 +121,14 @@ def on_the_left(tables: Tables) -> list[Part]:
     return found + [part for part in warped if part.few != "no network"]
 
 
-@claim("bd-consistent", "attacked")
+@decides("bd-consistent", "attacked")
 def one_attack_one_role(tables: Tables) -> list[Part]:
     target = at_most(0.1)
     attacks = (*RIGHT, *LEFT)
     return of_each(tables, attacks, target, lambda name, table: two_peaks(name, s_of(table), target), **TRIGGERED)
 
 
-@claim("bd-alone", "attacked")
+@decides("bd-alone", "attacked")
 def the_trigger_decides_alone(tables: Tables) -> list[Part]:
     """Of the images that the attack changes into the goal class."""
     target = at_least(0.5)
@@ -117,7 +140,7 @@ def the_trigger_decides_alone(tables: Tables) -> list[Part]:
     return of_each(tables, RIGHT, target, probability, **TRIGGERED)
 
 
-@claim("bd-highlight", "highlight", "highlight_clean")
+@decides("bd-highlight", "highlight", "highlight_clean")
 def maps_show_the_trigger(tables: Tables) -> list[Part]:
     """On images not of the goal class, where the trigger is everywhere by rank correlation with the change."""
     named = numbered({sweep: toxic(tables[sweep]) for sweep in ("highlight", "highlight_clean")})
@@ -134,24 +157,31 @@ def maps_show_the_trigger(tables: Tables) -> list[Part]:
     return found
 
 
-@claim("bd-split", "attacked")
+@decides("bd-split", "attacked")
 def the_pairs_are_apart(tables: Tables) -> list[Part]:
-    """P(target | R~) of the former above that of the latter; then S of the images whose decision stays. Networks of an
-    attack together: with fewer than three of each it is said of these models."""
+    """P(target | R~) of the former above that of the latter, on the images that the attack changes into the goal class;
+    then S of the images whose decision stays. Every network of an attack with every one of the other; with fewer than
+    three of each it is said of these models."""
     table, target = numbered({"attacked": where(tables["attacked"], **TRIGGERED)})["attacked"], at_least(0.8)
-    probability = table["probability_star"].where(table["decision"] == table["goal"])
-    stays = table["s_own"].where(table["decision"] == table["decision_star"])
-    few = table.groupby("attack")["network"].nunique().min() < ENOUGH
+    changed, stays = table[table["decision"] == table["goal"]], table[table["decision"] == table["decision_star"]]
     found = []
-    for words, score in (("P", probability), ("S where it stays", stays)):
-        for first in RIGHT:
-            for second in LEFT:
-                pair = table["attack"].isin((first, second)).to_numpy()
-                name = f"{words}, {ATTACKS[first]} and {ATTACKS[second]}{', for these models' if few else ''}"
-                if {*table["attack"][pair]} != {first, second}:
-                    found.append(nothing(name, target, "no network of both"))
-                    continue
-                there = score[pair].notna().to_numpy()
-                up = (table["attack"][pair] == first).to_numpy()[there]
-                found.append(auroc(name, score[pair].to_numpy(dtype=float)[there], up, target))
+    for words, part, score in (("P", changed, "probability_star"), ("S where it stays", stays, "s_own")):
+        for pair in product(RIGHT, LEFT):
+            all_of_each = [where(table, attack=attack) for attack in pair]
+            first, second = (scores_of(part, rows, score, table["image"].unique()) for rows in all_of_each)
+            sampled = min(len(first), len(second)) >= ENOUGH
+            names = " and ".join(named(attack, rows) for attack, rows in zip(pair, all_of_each, strict=True))
+            name = f"{words}, {names}{'' if sampled else ', for these models'}"
+            if not (len(first) and len(second)):
+                found.append(nothing(name, target, "no network of both"))
+                continue
+            missing = float(part.loc[part["attack"].isin(pair), score].isna().mean())
+            found.append(auroc_of_networks(name, first, second, target, missing, sampled))
     return found
+
+
+def scores_of(part: Table, rows: Table, score: str, images: np.ndarray) -> np.ndarray:
+    """(networks, images) of an attack's rows, NaN where they are not in `part`."""
+    counted = rows.assign(score=rows[score].where(rows.index.isin(part.index)))
+    wide = counted.pivot(index="network", columns="image", values="score")
+    return wide.reindex(columns=images).to_numpy(dtype=float)

@@ -18,7 +18,15 @@ def last(table: Table) -> Table:
 
 def over_levels(table: Table, value: str = "alignment") -> Table:
     """The mean over N (or l), a row per image, seed and, where there are several, rule."""
-    return table.groupby(["image", "seed", *table.columns.intersection(["rule"])], as_index=False)[value].mean()
+    return complete_means(table, ["image", "seed", *table.columns.intersection(["rule"])], [value])
+
+
+def complete_means(table: Table, keys: list[str], values: list[str]) -> Table:
+    """Means of columns, a row per group of `keys`; NaN where one is missing, for the other levels do not stand for it
+    (and a difference would be between means over different ones)."""
+    groups = table.groupby(keys, as_index=False)[values]
+    found, there, size = groups.mean(), groups.count(), table.groupby(keys).size().to_numpy()
+    return found.assign(**{value: found[value].where(there[value] == size) for value in values})
 
 
 def minus(first: Table, second: Table, value: str, *by: str) -> Table:

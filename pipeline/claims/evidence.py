@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,38 @@ def delong(score: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray, 
 
     each = below(score[positive], down)
     return float(each.mean()), each, 1 - below(score[~positive], up)
+
+
+def auroc_of_networks(
+    name: str, first: np.ndarray, second: np.ndarray, target: Range, missing: float = 0.0, sampled: bool = False
+) -> Part:
+    """The AUROC of one network's scores above another's, the mean over pairs of one of `first` and one of `second`,
+    (networks, n) each: scores of the same n images, NaN where an image does not count. Its variance is that over
+    images, each of which counts wherever it appears; sampled: and over the networks of either side, for a statement
+    about their like (with Satterthwaite's degrees of freedom), else about these networks."""
+    aurocs, influence = np.full((len(first), len(second)), NAN), np.zeros(first.shape[1])
+    for (i, one), (j, other) in product(enumerate(first), enumerate(second)):
+        a, b = ~np.isnan(one), ~np.isnan(other)
+        positive = np.repeat([True, False], [a.sum(), b.sum()])
+        aurocs[i, j], up, down = delong(np.concatenate([one[a], other[b]]), positive)
+        for there, each in ((a, up), (b, down)):
+            influence[there] += (each - aurocs[i, j]) / (len(each) * aurocs.size)
+    n = int((~np.isnan(first).all(0) | ~np.isnan(second).all(0)).sum())
+    parts = [(n / max(n - 1, 1) * float((influence**2).sum()), n - 1)]
+    if sampled:
+        parts += [(float(np.var(aurocs.mean(1 - side), ddof=1)) / k, k - 1) for side, k in enumerate(aurocs.shape)]
+    variance = sum(part for part, _ in parts)
+    freedom = variance**2 / sum(part**2 / df for part, df in parts) if variance > 0 else 1.0
+    estimate, half = float(aurocs.mean()), variance**0.5
+    least = int(min((~np.isnan(side)).sum(1).min() for side in (first, second)))
+    few = f"{least} images in one of them" if least < LEAST_EACH else ""
+    words = " and ".join(f"{len(side)} networks" if len(side) > 1 else "one network" for side in (first, second))
+
+    def ends(level: float) -> tuple[float, float]:
+        reach = 0.0 if half == 0 else float(t.ppf((1 + level) / 2, freedom)) * half
+        return estimate - reach, estimate + reach
+
+    return Part(name, estimate, target, f"{n} images, {words}", few, missing, ends)
 
 
 def normal(name: str, estimate: float, variance: float, target: Range, positive: np.ndarray, missing: float) -> Part:

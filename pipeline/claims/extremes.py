@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.claims.contrasts import by_rule, mean_rank_correlation, minus, spread_out, third
+from pipeline.claims.contrasts import by_rule, complete_means, mean_rank_correlation, minus, spread_out, third
 from pipeline.claims.evidence import Part, alike, at_least, at_most, mean, statistic
 from pipeline.claims.registry import Tables, claim
 from pipeline.measures.tables import Table, where
@@ -13,8 +13,7 @@ from pipeline.measures.tables import Table, where
 def of_third(table: Table, top: bool) -> Table:
     depth = table["layer"].max() + 1
     chosen = table["layer"] > depth - third(depth) if top else table["layer"] <= third(depth)
-    means = table[chosen].groupby(["image", "seed", "rule", "part"], as_index=False)
-    return means[["alignment", "sim_all"]].mean()
+    return complete_means(table[chosen], ["image", "seed", "rule", "part"], ["alignment", "sim_all"])
 
 
 def against(table: Table, part: str, other: str) -> Iterator[tuple[str, Table]]:

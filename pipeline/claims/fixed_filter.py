@@ -1,6 +1,6 @@
 """What one fixed filter of the image explains: P x = W_1 W_1^T x."""
 
-from pipeline.claims.contrasts import by_rule, each_rule, gaps
+from pipeline.claims.contrasts import by_rule, each_rule, gaps, third
 from pipeline.claims.evidence import Part, alike, at_least, at_most, mean
 from pipeline.claims.registry import Tables, claim
 from pipeline.measures.tables import Table, where
@@ -38,7 +38,7 @@ def residual_is_no_class(tables: Tables) -> list[Part]:
 
 def above_the_bottom_third(table: Table) -> Table:
     depth = table["layer"].max() + 1
-    return table[(table["layer"] > depth / 3) & (table["start"] == "activation")]
+    return table[(table["layer"] > third(depth)) & (table["start"] == "activation")]
 
 
 @claim("start-free", "memory")

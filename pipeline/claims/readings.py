@@ -80,7 +80,10 @@ LIKE = (
     "rules-insensitive", "gradient-sensitive", "insensitive-single", "insensitive-bottom", "class-insensitive",
     "sim-random", "sim-trained", "sim-bottom", "gamma",
 )  # fmt: skip
-RISES = ("rise", "random>trained", "act>rules")
+CASCADES = (
+    "rise", "random>trained", "act>rules", "gauss~ring", "uniform-he", "aniso", "heavy-tail", "prior-gauss",
+    "biases-zero", "zplus-input",
+)  # fmt: skip
 GAPS = ("rise", "random>trained")
 REMOVED = ("removal-align", "removal-map", "prior-invariant")
 OCCLUSION = ("occlude-random", "occlude-edge", "occlude-units")
@@ -89,6 +92,7 @@ KIS = (
     "kis-peaks", "kis-control", "kis-strong", "kis-acc", "ins-weak", "kis>magnitude", "magnitude>ins", "kis-beyond",
     "kis-own-map", "filter-kis",
 )  # fmt: skip
+WITHOUT_INSERTION = tuple(name for name in KIS if name not in ("ins-weak", "kis>magnitude", "magnitude>ins"))
 TOXIC = ("bd-right", "bd-left", "bd-consistent", "bd-alone", "bd-split")
 WEIGHTS = ("ortho-trained", "norm-trained", "iso-trained")
 ATTACKED = ("attacked", "again", "highlight", "highlight_clean")
@@ -96,9 +100,9 @@ ATTACKED = ("attacked", "again", "highlight", "highlight_clean")
 READINGS = (
     Reading("rank correlation of |R|", LIKE, column("spearman")),
     Reading("SSIM", LIKE, column("ssim")),
-    Reading("R from 0 to 1", RISES, column("alignment_minmax", "alignment")),
-    Reading("pixels from 0 to 1", RISES, column("alignment_pixels", "alignment")),
-    Reading("R and x less their means", RISES, column("alignment_centred", "alignment")),
+    Reading("R from 0 to 1", CASCADES, column("alignment_minmax", "alignment")),
+    Reading("pixels from 0 to 1", CASCADES, column("alignment_pixels", "alignment")),
+    Reading("R and x less their means", CASCADES, column("alignment_centred", "alignment")),
     instead("the label's map", GAPS, random="random_label", trained="trained_label"),
     instead("LRP: W+ at layer 1 too", GAPS, random="random_plus", trained="trained_plus"),
     instead("LRP: signs split at layer 1", GAPS, random="random_split", trained="trained_split"),
@@ -139,7 +143,7 @@ READINGS = (
     instead("the label's map in R~", KIS, by="input", kis="kis_label"),
     instead("R~ by percentiles", KIS, by="input", kis="kis_percentile"),
     instead("R~ by contrast", KIS, by="input", kis="kis_contrast"),
-    instead("LRP in R~", KIS, by="input", kis="kis_lrp"),
+    instead("LRP in R~", WITHOUT_INSERTION, by="input", kis="kis_lrp"),
     instead("insertion of black", ("ins-weak", "kis>magnitude", "magnitude>ins"), by="input", kis="kis_black"),
     Reading("images of other classes alone", TOXIC, only(ATTACKED, toxic)),
     Reading("the other networks", (*TOXIC, "bd-asr", "bd-highlight"), only(ATTACKED, without_the_first)),

@@ -1,6 +1,7 @@
 """Key information sufficiency (Section V-B, Fig. 8): one network, all test images."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from pipeline.claims.evidence import (
 )
 from pipeline.claims.registry import Tables, claim
 from pipeline.measures.gain import FOLDS, out_of_fold
-from pipeline.measures.tables import Table, where
+from pipeline.measures.tables import Table, torchvisions_cifar10, where
 
 PAPERS_ACCURACY, WITHIN = 0.9247, 0.015
 CONTROLS = ("edge", "noise", "blur")
@@ -40,8 +41,8 @@ def gain(name: str, tables: Tables, first: str, second: str, target: Range) -> P
 @claim("clean-acc", "kis")
 def the_network_is_as_accurate(tables: Tables) -> list[Part]:
     table, target = tables["kis"], Range(PAPERS_ACCURACY - WITHIN, PAPERS_ACCURACY + WITHIN)
-    if {*table["data"]} != {"cifar10"}:
-        return [nothing("accuracy", target, "no CIFAR-10, on which alone it is judged")]
+    if not torchvisions_cifar10(table):
+        return [nothing("accuracy", target, "not torchvision's CIFAR-10, on which alone it is judged")]
     return [share("accuracy", scores(table)[1], target)]
 
 
@@ -87,13 +88,15 @@ def magnitude_is_better(tables: Tables) -> list[Part]:
 @claim("kis-beyond", "kis")
 def more_than_confidence(tables: Tables) -> list[Part]:
     """By cross-validated models of the margin and whether the decision stays, with S and without it."""
-    table = where(tables["kis"], input="attribution").dropna(subset=["s_own", "correct", "margin"])
+    labelled = where(tables["kis"], input="attribution").dropna(subset=["correct"])
+    table = labelled.dropna(subset=["s_own", "margin"])
     right, target = table["correct"].to_numpy(dtype=bool), at_least(0.01)
     if min(right.sum(), (~right).sum()) < FOLDS:
         return [nothing("with S - without", target, f"{right.sum()} right and {(~right).sum()} wrong")]
     score, margin = (table[name].to_numpy(dtype=float) for name in ("s_own", "margin"))
     found = out_of_fold(score, right, margin, (table["decision_star"] == table["decision"]).to_numpy())
-    return [auroc_gain("with S - without", found.with_score, found.without, right, target)]
+    gained = auroc_gain("with S - without", found.with_score, found.without, right, target)
+    return [replace(gained, missing=1 - len(table) / len(labelled))]
 
 
 @claim("kis-own-map", "kis")

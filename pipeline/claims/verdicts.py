@@ -18,25 +18,28 @@ class Verdict:
 
 
 def judge(parts: Sequence[Part], level: float) -> Verdict:
-    """Holds if every part lies inside its range with its interval at this level; does not hold if one lies wholly
-    outside at 1 - (1 - level) / parts; else not decided, as with too few images or seeds, or too much missing."""
+    """Does not hold if one part lies wholly outside its range with its interval at 1 - (1 - level) / parts; holds if
+    every part lies inside at this level; else not decided. A part of too few images or seeds, or with too much missing,
+    says neither."""
     if not parts:
         return Verdict(UNDECIDED, "there is nothing to judge")
-    for part in parts:
-        if part.few:
-            return Verdict(UNDECIDED, f"at this n: {part.name} has {part.few}")
-        if not part.missing <= MOST_MISSING:
-            return Verdict(UNDECIDED, f"{part.missing:.0%} of {part.name} are missing")
-    stricter = 1 - (1 - level) / len(parts)
-    for part in parts:
+    stricter, able = 1 - (1 - level) / len(parts), [part for part in parts if not weakness(part)]
+    for part in able:
         low, high = part.interval(stricter)
         if low > part.target.high or high < part.target.low:
             return Verdict(FAILS, miss(part, low, high))
-    if all(
-        part.target.low <= low and high <= part.target.high for part in parts for low, high in [part.interval(level)]
-    ):
+    if len(able) < len(parts):
+        return Verdict(UNDECIDED, next(filter(None, map(weakness, parts))))
+    if all(inside(part, *part.interval(level)) for part in parts):
         return Verdict(HOLDS)
     return Verdict(UNDECIDED, "at this n")
+
+
+def weakness(part: Part) -> str:
+    """Why a part decides nothing, "" if it can."""
+    if part.few:
+        return f"at this n: {part.name} has {part.few}"
+    return "" if part.missing <= MOST_MISSING else f"{part.missing:.0%} of {part.name} are missing"
 
 
 def inside(part: Part, low: float, high: float) -> bool:

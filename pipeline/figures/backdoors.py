@@ -49,10 +49,10 @@ off at each end, and to the mean and SD of x. (b) Decided for the goal class: wh
 another one, and on the mean colour, of those that are decided otherwise without it (no mark: there are none); grey:
 clean networks on the same. (c) The map's image with the trigger put on again, and images that only look triggered
 (another image's trigger, or a noisy warp), beside clean ones. (e) Densities of S, starred weights of the new decision,
-of {kinds}; triangles: peaks, V: 1 - valley / lower peak; {tuned}. (f) Share of the map's |R| inside the trigger (WaNet,
-whose trigger is everywhere: rank correlation with the change), {lit}; filled: less that of the clean network on the
-same triggered image, each for the class explained of its own, mean over networks of each image, 95 % over images;
-small: each network; open: as it is; dotted: chance. Maps without bottom process. Missing S: {missing}.
+of BadNets ({kinds}); triangles: peaks, V: 1 - valley / lower peak; {tuned}. (f) Share of the map's |R| inside the
+trigger (WaNet, whose trigger is everywhere: rank correlation with the change), {lit}; filled: less that of the clean
+network on the same triggered image, each for the class explained of its own, mean over networks of each image, 95 %
+over images; small: each network; open: as it is; dotted: chance. Maps without bottom process. Missing S: {missing}.
 """
 
 
@@ -108,7 +108,7 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
         few="Fewer than 3 networks of some attack: for these models. " if counts.min() < 3 else "",
         low=LOW,
         percent=percents.iloc[0] if len(percents) else 0,
-        kinds=f"{len(kinds)} networks with patches of several sizes",
+        kinds=", ".join(kinds),
         tuned=f"{TUNED}: a clean network trained on"
         if TUNED in kinds
         else "none is a clean network trained on, which needs a file to start from",

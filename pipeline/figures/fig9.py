@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pipeline.figures import captions, fig9_numbers, scores, style
 from pipeline.figures import maps as pictures
-from pipeline.figures.fig9_numbers import COST, CROSS, GATES, NOISE, gate, networks
+from pipeline.figures.fig9_numbers import COST, CROSS, NOISE, gate, networks
 from pipeline.figures.style import Look
-from pipeline.measures.attacked import ATTACKS, whose
+from pipeline.measures.attacked import ATTACKS, GATES, whose
 
 numbers = fig9_numbers.numbers
 
@@ -28,22 +28,23 @@ PANELS = {
     "fixed": r"$S$, row of $k$",
     "clean network": r"$S$, clean network",
 }
+SHORT = {"filter": r"$P\mathbf{x}$"}
 SHOWN = 2  # images of each attack
 TEXT = """
 Profile {profile}{warning}: {network}; rule {attacked[rule]}, explained class: {attacked[explained]}; networks: {names}.
-Rows of pictures: clean and triggered image, their difference (amplified to the whole range), attribution of the
-triggered one without bottom process. Densities of S (20), each of area 1, Silverman's width, one line per network, the
-first one strong, triangles at the highest peaks of triggered images; dotted: without images of the trigger's class.
-Numbers, network by network: share of triggered images whose R~ keeps the decision, median P of that decision on R~,
-median S among those that keep it; V (1 - valley / lower peak), p of the dip test, place of the highest peak with a 95 %
-bootstrap over images. First row: starred weights of the new decision (the letter of (20)), which is negative nearly
-wherever the decision changes; second: of the decision k; third: a clean network of the same seed and recipe on the
-same triggered images. Table: AUROC of S of triggered images for BadNet and Dynamic against InputAware and WaNet, with
-the attribution or something else in R's place, 95 % bootstrap over images, networks pooled: where its lines agree, the
-attribution is not what tells the attacks apart. Gate: success of at least {gates}, accuracy at most {cost} below the
-clean network's; look-alikes, accuracy on images that only look triggered: at least {cross} with the trigger that
-InputAware made for another image, at most {noise} below that on clean images with noise on WaNet's warp. {few} Missing
-S: {missing}.
+Rows of pictures: clean and triggered image, their difference (amplified), attribution of the triggered one without
+bottom process. Densities of S (20), each of area 1, Silverman's width, one line per network, the first one strong,
+triangles at the highest peaks of triggered images; dotted: without images of the trigger's class. Numbers, network by
+network, of all triggered images (last line: without the trigger's class): share of triggered images whose R~ keeps the
+decision, median P of that decision on R~, median S among those that keep it; V (1 - valley / lower peak), p of the dip
+test, place of the highest peak with a 95 % bootstrap over images. First row: starred weights of the new decision, as
+(20) has it, negative nearly wherever the decision changes; second: of the decision k; third: a clean network of the
+same seed and recipe on the same triggered images. Table: AUROC of S of triggered images for BadNet and Dynamic against
+InputAware and WaNet, with the attribution or something else in R's place (P x = $W_1 W_1^T x$), 95 % bootstrap over
+images, networks pooled (last column: without the trigger's class): where its lines agree, the attribution is not what
+tells the attacks apart. Gate: success of at least {gates}, accuracy at most {cost} below the clean network's;
+look-alikes, accuracy on images that only look triggered: at least {cross} with the trigger that InputAware made for
+another image, at most {noise} below that on clean images with noise on WaNet's warp. {few} Missing S: {missing}.
 """
 
 
@@ -92,7 +93,7 @@ def short_name(table: pd.DataFrame) -> str:
 
 
 def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, Sequence[tuple[Any, dict[str, Any]]]]) -> Figure:
-    figure = style.page(9.4)
+    figure = style.page(10.0)
     attacks = [attack for attack in ATTACKS if attack in set(numbers["attack"])]
     width = (0.985 - 0.06) / len(attacks)
     for i, attack in enumerate(attacks):
@@ -151,12 +152,12 @@ def draw_panel(ax: Axes, part: pd.DataFrame) -> None:
             continue
         strong = {"linewidth": 1.1} if number == 1 else {"linewidth": 0.5, "alpha": 0.6}
         style.curve(ax, points["x"], points, SAMPLES[sample], **strong)
-    triggered = style.where(part, sample="triggered")
+    triggered, others = (style.where(part, sample=sample) for sample in ("triggered", "triggered, other classes"))
     for place in triggered.loc[triggered["what"] == "highest peak", "y"]:
         ax.plot([place], [0.0], marker=6, markersize=4, color=SAMPLES["triggered"].colour, clip_on=False, zorder=5)
 
-    def said(what: str) -> str:
-        return "/".join(scores.short(y) for y in triggered.loc[triggered["what"] == what, "y"]) or "-"
+    def said(what: str, of: pd.DataFrame = triggered) -> str:
+        return "/".join(scores.short(y) for y in of.loc[of["what"] == what, "y"]) or "-"
 
     peaks = triggered[triggered["what"] == "highest peak"]
     first = f" {scores.interval_text(peaks.iloc[0])}" if len(peaks) == 1 else f" {said('highest peak')}"
@@ -165,6 +166,7 @@ def draw_panel(ax: Axes, part: pd.DataFrame) -> None:
         f"kept {said('kept')}   P {said('probability')}",
         f"S|kept {said('S where kept')}   V {said('V')}",
         f"dip p {dips or '-'}   peak{first}",
+        f"other classes: kept {said('kept', others)}   peak {said('highest peak', others)}",
     )
     scores.note(ax, 0, 1.03, "\n".join(lines), transform=ax.transAxes, va="bottom", fontsize=5.3, linespacing=1.15)
     style.level(ax, axis="x")
@@ -174,19 +176,23 @@ def draw_panel(ax: Axes, part: pd.DataFrame) -> None:
 
 def draw_table(figure: Figure, part: pd.DataFrame) -> None:
     """AUROCs of the two pairs of attacks."""
-    ax = figure.add_axes((0.06, 0.158, 0.35, 0.115))
+    ax = figure.add_axes((0.06, 0.158, 0.37, 0.115))
     ax.axis("off")
-    head = ["in R's place", r"AUROC, row of $k^*$", r"row of $k$"]
+    head = ["in R's place", r"AUROC, $k^*$", r"AUROC, $k$", "other classes"]
     body = []
     for name in dict.fromkeys(part["input"]):
-        cells = [style.where(part, input=name, measure=measure) for measure in scores.MEASURES]
-        body.append([style.INPUT_LABELS.get(name, name), *(scores.interval_text(cell.iloc[0]) for cell in cells)])
-    write(ax, [head, *(body or [["both pairs of attacks are needed", "", ""]])], (0, 0.43, 0.8))
+        every, others = (
+            [style.where(part, input=name, measure=measure, sample=sample).iloc[0] for measure in scores.MEASURES]
+            for sample in ("triggered", "triggered, other classes")
+        )
+        cells = [*map(scores.interval_text, every), ", ".join(scores.short(row["y"]) for row in others)]
+        body.append([(style.INPUT_LABELS | SHORT).get(name, name), *cells])
+    write(ax, [head, *(body or [["both pairs of attacks are needed", "", "", ""]])], (0, 0.21, 0.52, 0.83))
 
 
 def draw_measures(figure: Figure, part: pd.DataFrame, attacks: Sequence[str]) -> None:
     """Accuracies and success of each network, and whether it passes the gate."""
-    ax = figure.add_axes((0.44, 0.158, 0.545, 0.115))
+    ax = figure.add_axes((0.46, 0.158, 0.525, 0.115))
     ax.axis("off")
     lines = [["network", "accuracy (clean)", "success (on all)", "look-alikes", "gates missed"]]
     for (attack, number), rows in part.groupby(["attack", "network"], sort=False):

@@ -7,11 +7,10 @@ import pandas as pd
 
 from pipeline.figures import scores, style
 from pipeline.figures.scores import NAN
-from pipeline.measures.attacked import ATTACKS, kept, numbered, success, toxic
+from pipeline.measures.attacked import ATTACKS, GATES, kept, numbered, success, toxic
 from pipeline.measures.scores import bootstrap, highest, percentile_interval, resamples, weighted_aurocs
 
 PAIRS = (("badnet", "dynamic"), ("inputaware", "wanet"))  # the paper: their peaks are on the right, on the left
-GATES = {"badnet": 0.99, "dynamic": 0.99, "inputaware": 0.97, "wanet": 0.97}  # least success
 COST = 0.015  # most accuracy that an attack may cost
 CROSS = 0.85  # least accuracy with InputAware's trigger of another image
 NOISE = 0.02  # most accuracy that WaNet's noise mode may cost
@@ -43,7 +42,9 @@ def numbers(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         for panel, table in (("own", own), ("fixed", own), ("clean network", clean)):
             for sample, part in parted(table).items():
                 rows += panel_rows([panel, *at, sample, "attribution", PANELS[panel]], part)
-    rows += [["table", "", 0, "triggered", *row] for row in split(tables["attacked"])]
+    for sample, part in parted(tables["attacked"]).items():
+        if sample != "clean":
+            rows += [["table", "", 0, sample, *row] for row in split(part)]
     shown = tables["examples"].drop_duplicates(["attack.name", "image"])
     for row in shown.to_dict("records"):
         rows.append(["pictures", row["attack.name"], 1, row["image"], "", "", "picture", NAN, NAN, NAN, NAN, 1])
@@ -77,7 +78,7 @@ def panel_rows(labels: list, part: pd.DataFrame) -> list[list]:
     """The density of S, its peaks, and what R~ keeps."""
     values = part[labels[-1]].dropna().to_numpy()
     rows = [[*labels, "density", *row[-5:]] for row in scores.curve(["", "", "", "", ""], values)]
-    if labels[3] == "triggered, other classes" or len(values) < scores.LEAST:
+    if len(values) < scores.LEAST:
         return rows
     rows += [[*labels, *row[-6:]] for row in scores.peaks(["", "", "", ""], values)]
     rows.append([*labels, "highest peak", NAN, highest(values), *bootstrap(highest, values, draws=DRAWS), len(values)])
@@ -94,7 +95,7 @@ def panel_rows(labels: list, part: pd.DataFrame) -> list[list]:
 def split(table: pd.DataFrame) -> list[list]:
     """AUROC of S of triggered images for the first pair of attacks against the second, [input, measure, what, x, y,
     low, high, n]; nothing unless both are there."""
-    triggered = table[(table["sample"] == "triggered") & table["attack.name"].isin([*PAIRS[0], *PAIRS[1]])]
+    triggered = table[table["attack.name"].isin([*PAIRS[0], *PAIRS[1]])]
     rows = []
     for name, part in triggered.groupby("input", sort=False):
         first = part["attack.name"].isin(PAIRS[0]).to_numpy()
