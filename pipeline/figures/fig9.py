@@ -206,7 +206,7 @@ def draw_measures(figure: Figure, part: pd.DataFrame, attacks: Sequence[str]) ->
                 gate(attack, y) or "none",
             ]
         )
-    write(ax, lines, (0, 0.155, 0.355, 0.555, 0.69))
+    write(ax, lines, (0, 0.155, 0.355, 0.545, 0.71))
 
 
 def misses(part: pd.DataFrame) -> str:

@@ -78,7 +78,7 @@ def draw_figure(
 
 
 def labelled(table: pd.DataFrame, about: Mapping[str, Any]) -> pd.DataFrame:
-    """With a column for each fact, in the place of a column of that name (what `assign` does, one by one and slowly)."""
+    """With a column for each fact, in the place of one of that name: what `assign` does one by one, and slowly."""
     labels = pd.DataFrame(dict(about), index=table.index)
     return pd.concat([table.drop(columns=labels.columns, errors="ignore"), labels], axis=1)
 
