@@ -56,6 +56,7 @@ def test_all_parts_must_hold_and_one_outside_is_enough():
     assert judge([edge], 0.95).word == FAILS and judge([edge, good], 0.95).word == UNDECIDED, (
         "one of two is judged stricter"
     )
+    assert judge([edge, Part("beside it", 0.0, Range(), "")], 0.95).word == FAILS, "what has no target does not count"
 
 
 def test_what_is_missing_decides_nothing():

@@ -186,6 +186,27 @@ def test_the_accuracy_is_judged_on_cifar_alone():
     assert verdict("clean-acc", {"kis": good.assign(image="test/" + good["image"])}) == HOLDS
 
 
+def test_five_networks_are_judged_together_and_fewer_by_the_first():
+    places = {"a": 0.0, "b": 0.1, "c": 0.2, "d": 0.3, "e": 0.4}
+    networks = {name: kis().assign(**{"weights.path": name}) for name in places}
+    for name, table in networks.items():  # worse and worse
+        noise = np.random.default_rng(len(name)).normal(size=len(table))
+        table["s_own"] = table["s_own"] * (1 - places[name]) + places[name] * 6 * noise
+    each = [ENTRIES["kis-strong"].parts({"kis": table})[0] for table in networks.values()]
+    (four,) = ENTRIES["kis-strong"].parts({"kis": pd.concat(list(networks.values())[:4])})
+    assert (four.estimate, four.n) == (each[0].estimate, each[0].n)
+    (five,) = ENTRIES["kis-strong"].parts({"kis": pd.concat(list(networks.values()))})
+    found = np.array([part.estimate for part in each])
+    assert five.estimate == pytest.approx(found.mean()) and five.n.startswith("5 networks")
+    images = np.mean([np.subtract(*part.interval(0.9)[::-1]) / 2 for part in each])
+    reach = (images**2 + (t.ppf(0.95, 4) * found.std(ddof=1)) ** 2 / 5) ** 0.5
+    np.testing.assert_allclose(five.interval(0.9), [found.mean() - reach, found.mean() + reach])
+    (reading,) = (r for r in readings.READINGS if r.name == "LRP in R~")
+    lrp = networks["b"][networks["b"]["input"] == "attribution"]
+    read = reading.change({"kis": pd.concat(list(networks.values())), "kis_lrp": lrp})["kis"]
+    assert {*read["weights.path"]} == {"b"} and len(read) == len(networks["b"])
+
+
 def test_missing_scores_count_as_missing():
     table = kis()
     table.loc[(table["input"] == "attribution") & (table.index % 10 == 0), "s_own"] = np.nan

@@ -1,7 +1,7 @@
 """Evidence for a claim: numbers with intervals at any level, each with the target that it must reach."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -215,6 +215,26 @@ def two_peaks(name: str, values: np.ndarray, target: Range) -> Part:
     return Part(
         name, valley(there).v, target, f"{len(there)} images", few, missing, partial(percentile_interval, drawn)
     )
+
+
+def over_networks(networks: Sequence[Sequence[Part]]) -> list[Part]:
+    """The parts of each network, trained from seeds of their own on the same data, as one: the mean over networks. Its
+    interval has that over images, as wide as if an image did the same in every network, and t of the networks."""
+
+    def together(parts: Sequence[Part]) -> Part:
+        found = np.array([part.estimate for part in parts])
+        error = float(found.std(ddof=1)) / len(found) ** 0.5
+
+        def ends(level: float) -> tuple[float, float]:
+            images = np.mean([high - low for low, high in (part.interval(level) for part in parts)]) / 2
+            reach = float(np.hypot(images, t.ppf((1 + level) / 2, len(found) - 1) * error))
+            return float(found.mean()) - reach, float(found.mean()) + reach
+
+        few = next((part.few for part in parts if part.few), "")
+        n, missing = f"{len(parts)} networks, {parts[0].n}", max(part.missing for part in parts)
+        return replace(parts[0], estimate=float(found.mean()), n=n, few=few, missing=missing, ends=ends)
+
+    return [together(parts) for parts in zip(*networks, strict=True)]
 
 
 def nothing(name: str, target: Range, why: str) -> Part:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pipeline.claims.registry import Tables
-from pipeline.measures.attacked import numbered, toxic
+from pipeline.measures.attacked import numbered, toxic, whose
 from pipeline.measures.tables import Table
 
 Change = Callable[[Tables], Tables]
@@ -38,7 +38,8 @@ def column(other: str, main: str = "cosine") -> Change:
 
 
 def instead(name: str, claims: tuple[str, ...], by: str = "rule", words: str = "", **sweeps: str) -> Reading:
-    """main=other: the rows of another sweep in the place of those with the same rule (or another column `by`)."""
+    """main=other: the rows of another sweep in the place of those with the same rule (or another column `by`). Of
+    networks of several training seeds, those that the other sweep has."""
 
     def change(tables: Tables) -> Tables:
         found = dict(tables)
@@ -47,7 +48,8 @@ def instead(name: str, claims: tuple[str, ...], by: str = "rule", words: str = "
                 continue
             new = tables[other]
             new = new.assign(rule=new["rule"].replace({"wplus": "lrp", "lrp_gamma": "lrp"})) if "rule" in new else new
-            found[main] = pd.concat([tables[main][~tables[main][by].isin(new[by].unique())], new], ignore_index=True)
+            old = tables[main] if by != "input" else tables[main][whose(tables[main]).isin(whose(new))]
+            found[main] = pd.concat([old[~old[by].isin(new[by].unique())], new], ignore_index=True)
         return found
 
     return Reading(name, claims, change, tuple(sweeps.values()), words)

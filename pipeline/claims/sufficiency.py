@@ -1,6 +1,7 @@
-"""Key information sufficiency (Section V-B, Fig. 8): one network, all test images."""
+"""Key information sufficiency (Section V-B, Fig. 8): all test images; one network, or five and more that differ in
+their training seed alone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -14,15 +15,32 @@ from pipeline.claims.evidence import (
     auroc_gain,
     median,
     nothing,
+    over_networks,
     share,
     two_peaks,
 )
 from pipeline.claims.registry import Tables, claim
+from pipeline.measures.attacked import whose
 from pipeline.measures.gain import FOLDS, out_of_fold
 from pipeline.measures.tables import Table, torchvisions_cifar10, where
 
 PAPERS_ACCURACY, WITHIN = 0.9247, 0.015
+ENOUGH = 5  # networks, for a statement about training seeds
 CONTROLS = ("edge", "noise", "blur")
+
+
+def of_networks(name: str) -> Callable[[Callable[[Tables], list[Part]]], Callable[[Tables], list[Part]]]:
+    """A claim on each network of the table: over all of them if they are enough, else for the first one."""
+
+    def enter(parts: Callable[[Tables], list[Part]]) -> Callable[[Tables], list[Part]]:
+        def found(tables: Tables) -> list[Part]:
+            table = tables["kis"]
+            each = [parts({**tables, "kis": one}) for _, one in table.groupby(whose(table), sort=False)]
+            return over_networks(each) if len(each) >= ENOUGH else each[0]
+
+        return claim(name, "kis")(found)
+
+    return enter
 
 
 def scores(table: Table, by: str = "input") -> tuple[Mapping[str, np.ndarray], np.ndarray]:
@@ -38,7 +56,7 @@ def gain(name: str, tables: Tables, first: str, second: str, target: Range) -> P
     return auroc_gain(name, s[first], s[second], right, target)
 
 
-@claim("clean-acc", "kis")
+@of_networks("clean-acc")
 def the_network_is_as_accurate(tables: Tables) -> list[Part]:
     table, target = tables["kis"], Range(PAPERS_ACCURACY - WITHIN, PAPERS_ACCURACY + WITHIN)
     if not torchvisions_cifar10(table):
@@ -46,46 +64,46 @@ def the_network_is_as_accurate(tables: Tables) -> list[Part]:
     return [share("accuracy", scores(table)[1], target)]
 
 
-@claim("kis-peaks", "kis")
+@of_networks("kis-peaks")
 def a_peak_on_each_side(tables: Tables) -> list[Part]:
     return [two_peaks("V", scores(tables["kis"])[0]["attribution"], at_least(0.1))]
 
 
-@claim("kis-control", "kis")
+@of_networks("kis-control")
 def controls_have_one_peak(tables: Tables) -> list[Part]:
     s, _ = scores(tables["kis"])
     return [two_peaks(f"V, {name}", s[name], at_most(0.1)) for name in CONTROLS]
 
 
-@claim("kis-strong", "kis")
+@of_networks("kis-strong")
 def s_tells_right_from_wrong(tables: Tables) -> list[Part]:
     s, right = scores(tables["kis"])
     return [auroc("AUROC", s["attribution"], right, at_least(0.7))]
 
 
-@claim("kis-acc", "kis")
+@of_networks("kis-acc")
 def right_ones_suffice_more(tables: Tables) -> list[Part]:
     s, right = scores(tables["kis"])
     return [median("right - wrong", s["attribution"][right], at_least(0.05), less=s["attribution"][~right])]
 
 
-@claim("ins-weak", "kis")
+@of_networks("ins-weak")
 def insertion_is_weak(tables: Tables) -> list[Part]:
     s, right = scores(tables["kis"])
     return [auroc("AUROC of insertion", s["insertion"], right, at_most(0.6))]
 
 
-@claim("kis>magnitude", "kis")
+@of_networks("kis>magnitude")
 def better_than_magnitude(tables: Tables) -> list[Part]:
     return [gain("attribution - by magnitude", tables, "attribution", "insertion_magnitude", at_least(0.02))]
 
 
-@claim("magnitude>ins", "kis")
+@of_networks("magnitude>ins")
 def magnitude_is_better(tables: Tables) -> list[Part]:
     return [gain("by magnitude - insertion", tables, "insertion_magnitude", "insertion", at_least(0.02))]
 
 
-@claim("kis-beyond", "kis")
+@of_networks("kis-beyond")
 def more_than_confidence(tables: Tables) -> list[Part]:
     """By cross-validated models of the margin and whether the decision stays, with S and without it."""
     labelled = where(tables["kis"], input="attribution").dropna(subset=["correct"])
@@ -99,13 +117,13 @@ def more_than_confidence(tables: Tables) -> list[Part]:
     return [replace(gained, missing=1 - len(table) / len(labelled))]
 
 
-@claim("kis-own-map", "kis")
+@of_networks("kis-own-map")
 def it_takes_this_map(tables: Tables) -> list[Part]:
     others = ("runner_up", "random_network", "other")
     return [gain(f"attribution - {name}", tables, "attribution", name, at_least(0.05)) for name in others]
 
 
-@claim("filter-kis", "kis")
+@of_networks("filter-kis")
 def the_attribution_is_not_needed(tables: Tables) -> list[Part]:
     return [gain("attribution - P x", tables, "attribution", "filter", at_most(0.02))]
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.claims.evidence import MOST_MISSING, Part
+from pipeline.claims.evidence import MOST_MISSING, Part, Range
 
 RATE = 0.05  # of false decisions among all
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "not decided"
@@ -18,12 +18,13 @@ class Verdict:
 
 
 def judge(parts: Sequence[Part], level: float) -> Verdict:
-    """Does not hold if one part lies wholly outside its range with its interval at 1 - (1 - level) / parts; holds if
-    every part lies inside at this level; else not decided. A part of too few images or seeds, or with too much missing,
-    says neither."""
+    """Does not hold if one part lies wholly outside its range with its interval at 1 - (1 - level) / k, of k parts that
+    have one; holds if every part lies inside at this level; else not decided. A part of too few images or seeds, or
+    with too much missing, says neither."""
     if not parts:
         return Verdict(UNDECIDED, "there is nothing to judge")
-    stricter, able = 1 - (1 - level) / len(parts), [part for part in parts if not weakness(part)]
+    stricter = 1 - (1 - level) / max(1, sum(part.target != Range() for part in parts))
+    able = [part for part in parts if not weakness(part)]
     for part in able:
         low, high = part.interval(stricter)
         if low > part.target.high or high < part.target.low:

@@ -38,9 +38,9 @@ class Profile:
     starts with noise begin at; removal_inputs: share of a linear layer's inputs that removal keeps; pictures:
     overrides where maps are looked at, for `random`, `trained`, `law` (a law on trained weights) and `failures`;
     picture_depths: the depths there; kis: overrides of the networks and data of Fig. 8, `main`, `seeds` (of one
-    recipe, each of another training seed) and `imagenet`; backdoors: those of Fig. 9 and its controls, lists:
-    `attacked` networks, the `clean` ones of the same seeds with the same triggers, in the same order, and
-    `variants` of BadNet; what they share stands beside them, for YAML's anchors."""
+    recipe, each of another training seed), `judged` (those of the claims) and `imagenet`; backdoors: those of
+    Fig. 9 and its controls, lists: `attacked` networks, the `clean` ones of the same seeds with the same triggers,
+    in the same order, and `variants` of BadNet; what they share stands beside them, for YAML's anchors."""
 
     trained: dict[str, Any]
     base: str
