@@ -206,7 +206,7 @@ def draw_measures(figure: Figure, part: pd.DataFrame, attacks: Sequence[str]) ->
                 gate(attack, y) or "none",
             ]
         )
-    write(ax, lines, (0, 0.155, 0.355, 0.545, 0.71))
+    write(ax, lines, (0, 0.15, 0.35, 0.56, 0.715))
 
 
 def misses(part: pd.DataFrame) -> str:
