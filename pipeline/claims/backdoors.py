@@ -3,6 +3,7 @@ paper names BadNet and Dynamic of one kind, InputAware and WaNet of another."""
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from itertools import product
 
 import numpy as np
@@ -31,17 +32,16 @@ SMALL = "digits and small networks alone, which show the path and decide nothing
 ENOUGH = 3  # networks of each attack, for a statement about attacks
 
 
-def decides(name: str, *sweeps: str) -> Callable[[Callable[[Tables], list[Part]]], Callable[[Tables], list[Part]]]:
-    """A claim whose numbers on digits show the path and decide nothing."""
+def not_on_digits(parts: Callable[[Tables], list[Part]]) -> Callable[[Tables], list[Part]]:
+    """Evidence whose numbers on digits show the path and decide nothing."""
 
-    def enter(parts: Callable[[Tables], list[Part]]) -> Callable[[Tables], list[Part]]:
-        def found(tables: Tables) -> list[Part]:
-            small = {*tables[sweeps[0]].get("data", ())} == {"digits"}
-            return [replace(part, few=part.few or SMALL) if small else part for part in parts(tables)]
+    @wraps(parts)
+    def found(tables: Tables) -> list[Part]:
+        table = tables["attacked"] if "attacked" in tables else tables["highlight"]
+        small = {*table.get("data", ())} == {"digits"}
+        return [replace(part, few=part.few or SMALL) if small else part for part in parts(tables)]
 
-        return claim(name, *sweeps)(found)
-
-    return enter
+    return found
 
 
 def attack_of(tables: Tables, sweep: str, attack: str, **chosen: str) -> Table:
@@ -81,7 +81,8 @@ def s_of(table: Table) -> np.ndarray:
 TRIGGERED = {"sample": "triggered", "input": "attribution"}
 
 
-@decides("bd-clean", "attacked")
+@claim("bd-clean", "attacked")
+@not_on_digits
 def clean_accuracies(tables: Tables) -> list[Part]:
     def accuracy(name: str, table: Table) -> Part:
         papers = PAPERS_ACCURACY[table["attack"].iloc[0]]
@@ -93,7 +94,8 @@ def clean_accuracies(tables: Tables) -> list[Part]:
     return of_each(tables, (*RIGHT, *LEFT), Range(), accuracy, sample="clean", input="attribution")
 
 
-@decides("bd-asr", "attacked")
+@claim("bd-asr", "attacked")
+@not_on_digits
 def attacks_succeed(tables: Tables) -> list[Part]:
     def success(name: str, table: Table) -> Part:
         counted = toxic(table)
@@ -102,13 +104,15 @@ def attacks_succeed(tables: Tables) -> list[Part]:
     return of_each(tables, (*RIGHT, *LEFT), at_least(0.99), success, **TRIGGERED)
 
 
-@decides("bd-right", "attacked")
+@claim("bd-right", "attacked")
+@not_on_digits
 def on_the_right(tables: Tables) -> list[Part]:
     target = at_least(0.1)
     return of_each(tables, RIGHT, target, lambda name, table: median(name, s_of(table), target), **TRIGGERED)
 
 
-@decides("bd-left", "attacked", "again")
+@claim("bd-left", "attacked", "again")
+@not_on_digits
 def on_the_left(tables: Tables) -> list[Part]:
     """WaNet's also with the warp once more on R~."""
     target = at_most(-0.1)
@@ -121,14 +125,16 @@ def on_the_left(tables: Tables) -> list[Part]:
     return found + [part for part in warped if part.few != "no network"]
 
 
-@decides("bd-consistent", "attacked")
+@claim("bd-consistent", "attacked")
+@not_on_digits
 def one_attack_one_role(tables: Tables) -> list[Part]:
     target = at_most(0.1)
     attacks = (*RIGHT, *LEFT)
     return of_each(tables, attacks, target, lambda name, table: two_peaks(name, s_of(table), target), **TRIGGERED)
 
 
-@decides("bd-alone", "attacked")
+@claim("bd-alone", "attacked")
+@not_on_digits
 def the_trigger_decides_alone(tables: Tables) -> list[Part]:
     """Of the images that the attack changes into the goal class."""
     target = at_least(0.5)
@@ -140,7 +146,8 @@ def the_trigger_decides_alone(tables: Tables) -> list[Part]:
     return of_each(tables, RIGHT, target, probability, **TRIGGERED)
 
 
-@decides("bd-highlight", "highlight", "highlight_clean")
+@claim("bd-highlight", "highlight", "highlight_clean")
+@not_on_digits
 def maps_show_the_trigger(tables: Tables) -> list[Part]:
     """On images not of the goal class, where the trigger is everywhere by rank correlation with the change."""
     named = numbered({sweep: toxic(tables[sweep]) for sweep in ("highlight", "highlight_clean")})
@@ -157,7 +164,8 @@ def maps_show_the_trigger(tables: Tables) -> list[Part]:
     return found
 
 
-@decides("bd-split", "attacked")
+@claim("bd-split", "attacked")
+@not_on_digits
 def the_pairs_are_apart(tables: Tables) -> list[Part]:
     """P(target | R~) of the former above that of the latter, on the images that the attack changes into the goal class;
     then S of the images whose decision stays. Every network of an attack with every one of the other; with fewer than

@@ -163,13 +163,13 @@ def auroc_of_networks(
         parts += [(float(np.var(aurocs.mean(1 - side), ddof=1)) / k, k - 1) for side, k in enumerate(aurocs.shape)]
     variance = sum(part for part, _ in parts)
     freedom = variance**2 / sum(part**2 / df for part, df in parts) if variance > 0 else 1.0
-    estimate, half = float(aurocs.mean()), variance**0.5
+    estimate, error = float(aurocs.mean()), variance**0.5
     least = int(min((~np.isnan(side)).sum(1).min() for side in (first, second)))
     few = f"{least} images in one of them" if least < LEAST_EACH else ""
     words = " and ".join(f"{len(side)} networks" if len(side) > 1 else "one network" for side in (first, second))
 
     def ends(level: float) -> tuple[float, float]:
-        reach = 0.0 if half == 0 else float(t.ppf((1 + level) / 2, freedom)) * half
+        reach = 0.0 if error == 0 else float(t.ppf((1 + level) / 2, freedom)) * error
         return estimate - reach, estimate + reach
 
     return Part(name, estimate, target, f"{n} images, {words}", few, missing, ends)

@@ -3,6 +3,7 @@ their training seed alone."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import wraps
 
 import numpy as np
 
@@ -29,18 +30,16 @@ ENOUGH = 5  # networks, for a statement about training seeds
 CONTROLS = ("edge", "noise", "blur")
 
 
-def of_networks(name: str) -> Callable[[Callable[[Tables], list[Part]]], Callable[[Tables], list[Part]]]:
-    """A claim on each network of the table: over all of them if they are enough, else for the first one."""
+def of_networks(parts: Callable[[Tables], list[Part]]) -> Callable[[Tables], list[Part]]:
+    """Evidence of each network of the table: over all of them if they are enough, else of the first one."""
 
-    def enter(parts: Callable[[Tables], list[Part]]) -> Callable[[Tables], list[Part]]:
-        def found(tables: Tables) -> list[Part]:
-            table = tables["kis"]
-            each = [parts({**tables, "kis": one}) for _, one in table.groupby(whose(table), sort=False)]
-            return over_networks(each) if len(each) >= ENOUGH else each[0]
+    @wraps(parts)
+    def found(tables: Tables) -> list[Part]:
+        table = tables["kis"]
+        each = [parts({**tables, "kis": one}) for _, one in table.groupby(whose(table), sort=False)]
+        return over_networks(each) if len(each) >= ENOUGH else each[0]
 
-        return claim(name, "kis")(found)
-
-    return enter
+    return found
 
 
 def scores(table: Table, by: str = "input") -> tuple[Mapping[str, np.ndarray], np.ndarray]:
@@ -56,7 +55,8 @@ def gain(name: str, tables: Tables, first: str, second: str, target: Range) -> P
     return auroc_gain(name, s[first], s[second], right, target)
 
 
-@of_networks("clean-acc")
+@claim("clean-acc", "kis")
+@of_networks
 def the_network_is_as_accurate(tables: Tables) -> list[Part]:
     table, target = tables["kis"], Range(PAPERS_ACCURACY - WITHIN, PAPERS_ACCURACY + WITHIN)
     if not torchvisions_cifar10(table):
@@ -64,46 +64,54 @@ def the_network_is_as_accurate(tables: Tables) -> list[Part]:
     return [share("accuracy", scores(table)[1], target)]
 
 
-@of_networks("kis-peaks")
+@claim("kis-peaks", "kis")
+@of_networks
 def a_peak_on_each_side(tables: Tables) -> list[Part]:
     return [two_peaks("V", scores(tables["kis"])[0]["attribution"], at_least(0.1))]
 
 
-@of_networks("kis-control")
+@claim("kis-control", "kis")
+@of_networks
 def controls_have_one_peak(tables: Tables) -> list[Part]:
     s, _ = scores(tables["kis"])
     return [two_peaks(f"V, {name}", s[name], at_most(0.1)) for name in CONTROLS]
 
 
-@of_networks("kis-strong")
+@claim("kis-strong", "kis")
+@of_networks
 def s_tells_right_from_wrong(tables: Tables) -> list[Part]:
     s, right = scores(tables["kis"])
     return [auroc("AUROC", s["attribution"], right, at_least(0.7))]
 
 
-@of_networks("kis-acc")
+@claim("kis-acc", "kis")
+@of_networks
 def right_ones_suffice_more(tables: Tables) -> list[Part]:
     s, right = scores(tables["kis"])
     return [median("right - wrong", s["attribution"][right], at_least(0.05), less=s["attribution"][~right])]
 
 
-@of_networks("ins-weak")
+@claim("ins-weak", "kis")
+@of_networks
 def insertion_is_weak(tables: Tables) -> list[Part]:
     s, right = scores(tables["kis"])
     return [auroc("AUROC of insertion", s["insertion"], right, at_most(0.6))]
 
 
-@of_networks("kis>magnitude")
+@claim("kis>magnitude", "kis")
+@of_networks
 def better_than_magnitude(tables: Tables) -> list[Part]:
     return [gain("attribution - by magnitude", tables, "attribution", "insertion_magnitude", at_least(0.02))]
 
 
-@of_networks("magnitude>ins")
+@claim("magnitude>ins", "kis")
+@of_networks
 def magnitude_is_better(tables: Tables) -> list[Part]:
     return [gain("by magnitude - insertion", tables, "insertion_magnitude", "insertion", at_least(0.02))]
 
 
-@of_networks("kis-beyond")
+@claim("kis-beyond", "kis")
+@of_networks
 def more_than_confidence(tables: Tables) -> list[Part]:
     """By cross-validated models of the margin and whether the decision stays, with S and without it."""
     labelled = where(tables["kis"], input="attribution").dropna(subset=["correct"])
@@ -117,13 +125,15 @@ def more_than_confidence(tables: Tables) -> list[Part]:
     return [replace(gained, missing=1 - len(table) / len(labelled))]
 
 
-@of_networks("kis-own-map")
+@claim("kis-own-map", "kis")
+@of_networks
 def it_takes_this_map(tables: Tables) -> list[Part]:
     others = ("runner_up", "random_network", "other")
     return [gain(f"attribution - {name}", tables, "attribution", name, at_least(0.05)) for name in others]
 
 
-@of_networks("filter-kis")
+@claim("filter-kis", "kis")
+@of_networks
 def the_attribution_is_not_needed(tables: Tables) -> list[Part]:
     return [gain("attribution - P x", tables, "attribution", "filter", at_most(0.02))]
 
