@@ -6,7 +6,7 @@ import pytest
 import safetensors.torch
 from sklearn.metrics import roc_auc_score
 
-from pipeline.claims import ENTRIES, NEEDS, fixed_text, ledger, needed
+from pipeline.claims import ENTRIES, fixed_text, ledger, needed
 from pipeline.claims.contrasts import mean_rank_correlation, minus, over_levels
 from pipeline.claims.evidence import Part, Range, at_least, auroc, auroc_gain, exact, mean, share
 from pipeline.claims.readings import READINGS
@@ -167,12 +167,11 @@ def test_one_network_meets_every_seed():
 
 def test_every_entry_is_a_claim_and_its_sweeps_are_there(hydra_sweeps):
     claims = ledger()
-    assert {*ENTRIES} <= {*claims} and len(claims) == 93
+    assert {*ENTRIES} == {*claims} and len(claims) == 93
     for name, entry in ENTRIES.items():
         assert {*entry.sweeps} <= {*hydra_sweeps}, name
     used = {sweep for entry in (*ENTRIES.values(), *READINGS) for sweep in entry.sweeps}
     assert {*hydra_sweeps} == used, "nothing is computed in vain"
-    assert {*claims} - {*ENTRIES} == {*NEEDS}
     assert sorted({one.headline for one in claims.values() if one.headline}) == list(range(1, 11))
     assert "sha256" in fixed_text()
 
@@ -189,7 +188,7 @@ def hydra_sweeps():
 def test_what_is_asked_for():
     assert needed(["act-rebuild"]) == {"random", "starts"}
     assert {"removed", "removed_middle", "thinned_conv"} <= needed(["removal-align"]), "other readings too"
-    for names, words in ((["rize"], "did you mean rise"), (["bg-top"], "masks of objects"), ([], "chooses none")):
+    for names, words in ((["rize"], "did you mean rise"), ([], "chooses none")):
         with pytest.raises(UserError, match=words):
             needed(names)
 
@@ -207,7 +206,7 @@ def arguments(tmp_path) -> list[str]:
         f"profile.trained={{weights: checkpoint, weights.path: {file}}}", f"profile.base={file}",
         "~profile.kis.main", f"+profile.kis.main={other}", "~profile.pictures.trained",
         f"+profile.pictures.trained={other}", "profile.backdoors.attacked=[]", "profile.backdoors.clean=[]",
-        "figure.sweeps.single={weights.depth: [1, 2, 3]}",
+        "figure.sweeps.single={weights.depth: [1, 2, 3]}", "cifar10_composites.limit=4",
         "theorem1.draws=1", "theorem1.sides=[1]", "theorem2.nets=2", "theorem2.inputs=3",
         "profile.ledger_seeds=[0]", "profile.ledger_law_seeds=[0]", *changes,
     ]  # fmt: skip
@@ -234,7 +233,7 @@ def test_the_whole_ledger_of_a_tiny_network(run, tmp_path):
     assert {*found.loc[found["verdict"].isin([HOLDS, FAILS]), "claim"]} <= exact_ones, "too few images for the others"
     words = found.drop_duplicates("claim").set_index("claim")
     assert words["verdict"]["bd-asr"] == figure.OPEN and words["verdict"]["rise-steady"] == figure.DESCRIBED
-    assert "lends it no networks" in words["why"]["bd-asr"] and "masks of objects" in words["why"]["bg-top"]
+    assert "lends it no networks" in words["why"]["bd-asr"]
     read = found[found["reading"].notna()].groupby("claim")["reading"].unique()
     assert "SSIM" in read["sim-trained"] and "layer 1 alone" in read["aniso"]
     assert "layers 2 to L" not in read["aniso"], "there are no 15 layers, and the other readings do without"

@@ -108,6 +108,61 @@ def test_colour_that_is_lost_at_the_bottom():
         assert verdict("colour-bottom", {"trained_starts": starts, "trained_maps": maps}) == word
 
 
+def starts(**columns: Callable[[np.random.Generator, int, int], float]) -> pd.DataFrame:
+    """Maps from each of five layers of six; columns: (rng, layer, image) -> value."""
+    table = crossed(
+        ["layer"], lambda rng, _, layer, i, s: {k: f(rng, layer, i) for k, f in columns.items()}, range(1, 6), 1
+    )
+    return table[table["rule"] == "activation"].assign(label=1, decision=1, data="composites")
+
+
+def maps(background: float, seeds: int) -> pd.DataFrame:
+    table = crossed(["layer"], lambda rng, *a: {"background": background + 0.01 * rng.normal()}, (6,), seeds)
+    return table.assign(data="composites")
+
+
+@pytest.mark.parametrize("trained, word", [(0.6, HOLDS), (0.8, FAILS)])
+def test_background_that_training_loses(trained, word):
+    assert verdict("bg-loss", {"objects_random": maps(0.8, 10), "objects_trained": maps(trained, 1)}) == word
+
+
+@pytest.mark.parametrize("halfway, word", [(0.9, HOLDS), (0.3, FAILS)])
+def test_background_that_is_lost_in_the_top_half(halfway, word):
+    """Of 1 at the input .2 is left: above layer 3 of 6, or below. Another layer's value would tell otherwise."""
+    table = starts(background=lambda rng, layer, i: (1.0, 0.5, halfway, 1 - halfway, 0.2)[layer - 1])
+    assert verdict("bg-top", {"objects_starts": table, "objects_trained": maps(0.2, 1)}) == word
+
+
+def activations(top: float, bottom: float) -> pd.DataFrame:
+    """Four convolutions, of which two are a third, and a linear layer."""
+    table = starts(
+        background_activation=lambda rng, layer, i: (
+            (bottom, bottom, top, top, np.nan)[layer - 1] + 0.02 * np.sin(i + layer)
+        )
+    )
+    return table.assign(cells=table["layer"].map({1: 64, 2: 16, 3: 16, 4: 4, 5: 1}))
+
+
+def test_background_that_high_layers_ignore():
+    assert verdict("bg-inactive", {"objects_starts": activations(0.1, 0.4)}) == HOLDS
+    assert verdict("bg-inactive", {"objects_starts": activations(0.4, 0.4)}) == FAILS
+    coarse = activations(0.1, 0.4)
+    coarse.loc[coarse["layer"] == 4, "background_activation"] = np.nan
+    (part,) = ENTRIES["bg-inactive"].parts({"objects_starts": coarse})
+    assert judge([part], LEVEL).word == UNDECIDED and "too coarse" in part.few
+
+
+def test_background_that_fades():
+    falls, flat = (starts(background=lambda rng, layer, i, k=k: 1 - k * layer + 0.01 * rng.normal()) for k in (0.1, 0))
+    wrong = falls.assign(decision=2)
+    assert verdict("fade-bg", {"objects_starts": wrong}) == HOLDS
+    assert verdict("fade-bg", {"objects_starts": flat.assign(decision=2)}) == FAILS
+    half = flat.assign(decision=np.where(flat["image"].isin([f"i{i}" for i in range(4)]), 2, 1))
+    all_images, misclassified = ENTRIES["fade-bg"].parts({"objects_starts": half})
+    assert all_images.n == "20 images, one network, composites" and misclassified.few == "4 images"
+    assert judge([misclassified], LEVEL).word == UNDECIDED
+
+
 def test_occlusion_counts_deletion_alone():
     def value(rng, rule, order, i, s):
         auc = {"attribution": 0.2, "random": 0.5, "edges": 0.3}[order] + 0.03 * rng.normal()

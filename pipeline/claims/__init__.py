@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 
 for _module in (
     "alignment",
+    "energies",
     "behaviours",
     "fixed_filter",
     "laws",
@@ -32,18 +33,19 @@ for _module in (
 ):
     import_module(f"pipeline.claims.{_module}")
 
-MASKS = "masks of objects (ILSVRC's boxes), which no data set here has"
-NEEDS: dict[str, str] = dict.fromkeys(("bg-loss", "bg-top", "bg-inactive", "fade-bg"), MASKS)  # no evidence
 LEDGER = Path(__file__).parent / "ledger.yaml"
-__all__ = ["ENTRIES", "LEDGER", "NEEDS", "Claim", "fixed_text", "ledger", "needed"]
+__all__ = ["ENTRIES", "LEDGER", "Claim", "fixed_text", "ledger", "needed"]
 
 
 @cache
 def ledger() -> dict[str, Claim]:
-    """The claims by name, in order. Raises ValueError for evidence of a claim that is not among them."""
+    """The claims by name, in order. Raises ValueError for evidence of a claim that is not among them, and for a claim
+    without."""
     claims = {entry["name"]: Claim(**entry) for entry in yaml.safe_load(LEDGER.read_text())["claims"]}
     if unknown := ENTRIES.keys() - claims.keys():
         raise ValueError(f"there is evidence for {', '.join(sorted(unknown))}, and no such claim in {LEDGER.name}")
+    if without := claims.keys() - ENTRIES.keys():
+        raise ValueError(f"there is no evidence for {', '.join(sorted(without))}, which {LEDGER.name} has")
     return claims
 
 
@@ -54,15 +56,12 @@ def fixed_text() -> str:
 
 
 def needed(names: Sequence[str]) -> set[str]:
-    """The sweeps of the evidence for these claims, in all readings. Raises UserError for what is no claim, and for one
-    without evidence."""
+    """The sweeps of the evidence for these claims, in all readings. Raises UserError for what is no claim."""
     for name in names:
         if name not in ledger():
             close = difflib.get_close_matches(name, ledger(), n=1)
             hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(ENTRIES)}"
             raise UserError(f"there is no claim '{name}'; {hint}")
-        if name not in ENTRIES:
-            raise UserError(f"the claim {name} needs {NEEDS.get(name)}; choose from {', '.join(ENTRIES)}")
     if not names:
         raise UserError("claims=[] chooses none; leave it out for all")
     return {

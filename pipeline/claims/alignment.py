@@ -11,9 +11,8 @@ from pipeline.claims.contrasts import (
     minus,
     over_levels,
     spread_out,
-    third,
 )
-from pipeline.claims.evidence import Part, Range, at_least, at_most, mean, nothing, statistic
+from pipeline.claims.evidence import Part, Range, at_least, at_most, mean, statistic
 from pipeline.claims.registry import Tables, claim
 from pipeline.measures.maps import BANDS
 from pipeline.measures.tables import Table, where
@@ -93,12 +92,6 @@ def literal_z_plus(tables: Tables) -> list[Part]:
     return [mean(state, last(tables[f"{state}_plus"]), "alignment", at_most(0.1)) for state in STATES]
 
 
-@claim("colour-loss", *STATES)
-def colour_loss(tables: Tables) -> list[Part]:
-    random, trained = (last_of_each(tables[state]) for state in STATES)
-    return gaps(random, trained, "alignment_chroma", at_least(0.05))
-
-
 def above_best_null(name: str, table: Table, nulls: Table) -> list[Part]:
     known = nulls[nulls["null"].isin(NULLS)]
     best = known.groupby("null")["alignment"].mean().idxmax()
@@ -146,32 +139,3 @@ def activation_rebuilds(tables: Tables) -> list[Part]:
             for rule, part in by_rule(last_of_each(tables["random"]))
         ),
     ]
-
-
-@claim("colour-bottom", "trained_starts", "trained_maps")
-def colour_is_lost_at_the_bottom(tables: Tables) -> list[Part]:
-    """kappa = max(alignment of the chromas, 0)^2 of act@L/3 and of the rule."""
-    starts = tables["trained_starts"]
-    lowest = where(starts, layer=third(starts["layer"].max() + 1))
-    kappa = lowest.assign(kappa=lowest["alignment_chroma"].clip(lower=0) ** 2)
-    found = []
-    for rule, table in by_rule(tables["trained_maps"]):
-        own = table.assign(kappa=table["alignment_chroma"].clip(lower=0) ** 2)
-        both = kappa[["image", "kappa"]].merge(own[["image", "seed", "kappa"]], on="image", suffixes=("_act", ""))
-        more = both.assign(more=1 - 2 * both["kappa_act"] + both["kappa"])
-        found.append(mean(rule, more, "more", at_least(0.02)))
-    return found
-
-
-@claim("fade-colour", "trained_starts")
-def colour_fades(tables: Tables) -> list[Part]:
-    table = tables["trained_starts"]
-    wrong = table[(table["label"] >= 0) & (table["label"] != table["decision"])]
-    return [fading("all images", table), fading("misclassified", wrong)]
-
-
-def fading(name: str, table: Table) -> Part:
-    if table.empty:
-        return nothing(name, at_most(-0.8), "no images")
-    wide, columns = spread_out(table, "layer", "alignment_chroma")
-    return statistic(name, wide, columns, mean_rank_correlation, at_most(-0.8))

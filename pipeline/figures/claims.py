@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.claims import ENTRIES, NEEDS, Claim, fixed_text, ledger
+from pipeline.claims import ENTRIES, Claim, fixed_text, ledger
 from pipeline.claims.evidence import Part
 from pipeline.claims.readings import Reading, applied, of_claim
 from pipeline.claims.verdicts import FAILS, HOLDS, UNDECIDED, Verdict, decisions, judge
@@ -71,8 +71,6 @@ def read_otherwise(
 
 def lacking(name: str, absent: Mapping[str, str]) -> str:
     """Why a claim has no evidence here."""
-    if name not in ENTRIES:
-        return f"needs {NEEDS[name]}"
     return next((absent[sweep] for sweep in ENTRIES[name].sweeps if sweep in absent), "not asked for")
 
 

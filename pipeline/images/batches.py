@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -38,20 +39,31 @@ class Preprocessing:
 
     def transform(self) -> Callable[[Image.Image], Tensor]:
         """A PIL image -> (3, crop, crop) float32."""
-        mode = transforms.InterpolationMode(self.interpolation)
-        to_pixels = [transforms.Resize(self.resize, interpolation=mode), transforms.CenterCrop(self.crop)]
-        return transforms.Compose([*to_pixels, transforms.ToTensor(), transforms.Normalize(self.mean, self.std)])
+        to_pixels = self.to_pixels(transforms.InterpolationMode(self.interpolation))
+        return transforms.Compose([*to_pixels, transforms.Normalize(self.mean, self.std)])
+
+    def mask(self, objects: Image.Image) -> Tensor:
+        """A picture of where an image's objects are, white there -> (1, crop, crop) bool."""
+        pixels: Any = transforms.Compose(self.to_pixels(transforms.InterpolationMode.NEAREST))(objects)
+        return pixels > 0.5
+
+    def to_pixels(self, mode: transforms.InterpolationMode) -> list[Callable]:
+        return [
+            transforms.Resize(self.resize, interpolation=mode), transforms.CenterCrop(self.crop), transforms.ToTensor()
+        ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ImageSet:
     """Images in order, not yet opened. labels: class indices, -1 where unknown; load(i) -> a PIL image; files: for
-    fingerprints."""
+    fingerprints; objects(i), where that is known -> a PIL image in greys of the same size, white where its objects
+    are."""
 
     names: tuple[str, ...]
     labels: tuple[int, ...]
     load: Callable[[int], Image.Image]
     files: tuple[Path, ...] | None = None
+    objects: Callable[[int], Image.Image] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,6 +75,7 @@ class ImageSet:
             pick(self.labels),
             partial(_load_picked, self.load, tuple(indices)),
             pick(self.files) if self.files else None,
+            partial(_load_picked, self.objects, tuple(indices)) if self.objects else None,
         )
 
     def fingerprint(self) -> str:
@@ -97,11 +110,13 @@ class OnError(Enum):
 
 @dataclass(frozen=True)
 class Batch:
-    """x (B, 3, H, W), names and labels (B,), -1 where unknown."""
+    """x (B, 3, H, W), names and labels (B,), -1 where unknown; objects (B, 1, H, W) bool: where they are, if that is
+    known."""
 
     x: Tensor
     names: tuple[str, ...]
     labels: Tensor
+    objects: Tensor | None = None
 
 
 class _Loaded(Dataset):
@@ -155,6 +170,7 @@ def load_batches(
                 torch.stack([x for _, x in good]),
                 tuple(images.names[i] for i, _ in good),
                 torch.tensor([images.labels[i] for i, _ in good]),
+                torch.stack([preprocessing.mask(images.objects(i)) for i, _ in good]) if images.objects else None,
             )
 
 
@@ -202,7 +218,8 @@ class Images:
         for batch in load_batches(
             chosen, self.preprocessing, self.batch_size, self.workers, self.on_error, self.skipped
         ):
-            yield Batch(batch.x.to(self.device, self.dtype), batch.names, batch.labels.to(self.device))
+            objects = None if batch.objects is None else batch.objects.to(self.device)
+            yield Batch(batch.x.to(self.device, self.dtype), batch.names, batch.labels.to(self.device), objects)
             self.advance(len(batch.names))
 
     @property

@@ -1,7 +1,7 @@
 """Images by name: a frozen dataclass each, with `images(split)` and `identity()`.
 
 `images` lists them without opening any (images.py does). To add a data set: write such a dataclass on Selection,
-enter it in DATA at the foot, add conf/data/<name>.yaml.
+enter it in catalogue.py, add conf/data/<name>.yaml.
 """
 
 import csv
@@ -76,7 +76,7 @@ class Selection(ABC):
     def identity(self) -> dict[str, Any]:
         """What determines the images, wherever they lie: all settings but the folder (data sets that are their
         folder add it)."""
-        return {k: v for k, v in asdict(self).items() if k not in ("root", "download")}
+        return {k: v for k, v in asdict(self).items() if k not in ("root", "download", "boxes")}
 
 
 def of_each_class(labels: Sequence[int], indices: Sequence[int], count: int) -> list[int]:
@@ -120,6 +120,10 @@ class PackagedSamples(Selection):
     pattern: str
 
     def images(self, split: str = "test") -> ImageSet:
+        return self.select(self.samples())
+
+    def samples(self) -> ImageSet:
+        """All of them. Raises UserError where they are not."""
         spec = importlib.util.find_spec(self.package)  # finds the package without importing it
         if spec is None or not spec.submodule_search_locations:
             raise UserError(
@@ -132,7 +136,7 @@ class PackagedSamples(Selection):
             raise UserError(
                 f"the installed {self.package} has no images {self.folder}/{self.pattern}; install another version"
             )
-        return self.select(image_set(files, [f.name for f in files], [int(f.stem.rsplit("_", 1)[1]) for f in files]))
+        return image_set(files, [f.name for f in files], [int(f.stem.rsplit("_", 1)[1]) for f in files])
 
 
 @dataclass(frozen=True)
@@ -264,13 +268,3 @@ def labelled_folder(root: Path) -> ImageSet:
             f"{root / 'labels.csv'} has a class_index that is no whole number ({error}); mend it or remove it"
         ) from None
     return image_set([root / row["file"] for row in rows], [row["file"] for row in rows], labels)
-
-
-DATA: dict[str, type[Selection]] = {
-    "imagenet": ImageNet,
-    "imagenet_samples": PackagedSamples,
-    "cifar10_samples": PackagedSamples,
-    "cifar10": Cifar10,
-    "digits": Digits,
-    "folder": Folder,
-}

@@ -1,11 +1,14 @@
-"""How much of a map lies where an image was changed. A pixel's score is the sum of |R| over channels."""
+"""How much of a map lies where an image was changed, and how much behind its objects. A pixel's score is the sum of
+|R| over channels, its energy that of R^2."""
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.measures.likeness import spearman
 
 WIDER = 3  # of the mask's pixels: the top ones that iou takes
+MOSTLY = 0.75  # of a cell of an activation's map
 
 
 def inside_mask(r: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -42,3 +45,20 @@ def rank_correlation(r: Tensor, change: Tensor) -> Tensor:
     """Spearman's correlation over pixels of the scores of r and of a change of the image, both (B, C, H, W); (B,)
     float64, NaN where one of them is the same everywhere or not finite."""
     return spearman(*(t.double().abs().sum(1) for t in (r, change)))
+
+
+def background(r: Tensor, x: Tensor, objects: Tensor) -> Tensor:
+    """beta: the background's share of R^2 over its share of x^2; 1 where a map is x. r, x (B, C, H, W), objects (B, 1,
+    H, W) bool; (B,) float64, NaN where R or one of background and objects is empty."""
+    return share_behind(r, objects) / share_behind(x, objects)
+
+
+def share_behind(a: Tensor, objects: Tensor) -> Tensor:
+    """The background's share of a^2, where a is a map in the form of the image, or smaller (cells that are object in
+    part count in part). a (B, C, h, w), objects (B, 1, H, W) bool; (B,) float64, NaN where a is 0 or not finite, and
+    where no cell is background to three quarters or none is object: there the share tells nothing."""
+    object_part = F.adaptive_avg_pool2d(objects.double(), (a.shape[-2], a.shape[-1]))
+    energy = (a.double() ** 2).sum(1, keepdim=True)
+    share = ((1 - object_part) * energy).flatten(1).sum(1) / energy.flatten(1).sum(1)
+    part = object_part.flatten(1)
+    return torch.where((part.amax(1) >= MOSTLY) & (part.amin(1) <= 1 - MOSTLY), share, torch.nan)

@@ -22,7 +22,8 @@ from pipeline.engine.rules import RULES
 from pipeline.errors import UserError
 from pipeline.experiments import EXPERIMENTS
 from pipeline.experiments.interface import Dtype
-from pipeline.images.sets import DATA, Selection
+from pipeline.images.catalogue import DATA
+from pipeline.images.sets import Selection
 from pipeline.networks.catalogue import MODELS
 from pipeline.run.cell import Cell, Choice
 from pipeline.weights.planted import Planted, PlantedBy

@@ -33,14 +33,15 @@ ELSEWHERE = (
 class Profile:
     """How large a figure is. trained: the overrides that select really trained weights; base: the same as
     `weights.base`; seeds: of the random weights (law_seeds: where laws are compared, ledger_seeds and
-    ledger_law_seeds: the same for verdicts, depth_seeds: where layers are changed, theory_seeds); depths: numbers
-    of top layers that are changed; single_layers: those that are changed alone; noisy_start_every: which layers
-    starts with noise begin at; removal_inputs: share of a linear layer's inputs that removal keeps; pictures:
-    overrides where maps are looked at, for `random`, `trained`, `law` (a law on trained weights) and `failures`;
-    picture_depths: the depths there; kis: overrides of the networks and data of Fig. 8, `main`, `seeds` (of one
-    recipe, each of another training seed), `judged` (those of the claims) and `imagenet`; backdoors: those of
-    Fig. 9 and its controls, lists: `attacked` networks, the `clean` ones of the same seeds with the same triggers,
-    in the same order, and `variants` of BadNet; what they share stands beside them, for YAML's anchors."""
+    ledger_law_seeds: the same for verdicts, depth_seeds: where layers are changed, theory_seeds); depths: numbers of
+    top layers that are changed; single_layers: those that are changed alone; noisy_start_every: which layers starts
+    with noise begin at; removal_inputs: share of a linear layer's inputs that removal keeps; pictures: overrides
+    where maps are looked at, for `random`, `trained`, `law` (a law on trained weights) and `failures`;
+    picture_depths: the depths there; objects: data that know where their objects are; kis: overrides of the networks
+    and data of Fig. 8, `main`, `seeds` (of one recipe, each of another training seed), `judged` (those of the
+    claims) and `imagenet`; backdoors: those of Fig. 9 and its controls, lists: `attacked` networks, the `clean` ones
+    of the same seeds with the same triggers, in the same order, and `variants` of BadNet; what they share stands
+    beside them, for YAML's anchors."""
 
     trained: dict[str, Any]
     base: str
@@ -56,6 +57,7 @@ class Profile:
     removal_inputs: float
     pictures: dict[str, dict[str, Any]]
     picture_depths: list[int]
+    objects: str
     kis: dict[str, dict[str, Any]]
     backdoors: dict[str, Any]
 
