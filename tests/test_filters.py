@@ -152,6 +152,16 @@ def test_the_ridge_recovers_a_planted_filter(monkeypatch):
         torch.testing.assert_close(filtered(one[0], filters, 3)[0], one[1], rtol=1e-5, atol=1e-5)
 
 
+def test_the_ridge_recovers_a_planted_filter_from_the_maps_that_are_there():
+    x, kernel = images(6), torch.randn(3, 3, 3, 3, dtype=torch.float64)
+    r = F.conv2d(x, kernel, padding=1)[:, None]
+    r = r / r.flatten(1).norm(dim=1).view(-1, 1, 1, 1, 1)
+    x = x / F.conv2d(x, kernel, padding=1).flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    r[[1, 4]] = 0
+    for i, (seen, _) in enumerate(fit(x, r)):
+        assert seen.share.isnan() if i in (1, 4) else abs(seen.share - 1) < 1e-6
+
+
 def test_the_ridge_explains_nothing_of_noise():
     x = images(20, 32)
     held = fit(x, torch.randn(20, 1, 3, 32, 32, dtype=torch.float64), size=5)
@@ -174,7 +184,7 @@ def test_the_ridge_against_a_regression_on_stacked_patches():
         residuals = []
         for t in range(3):
             there = [j for j in others if not (t == 1 and j == 1)]
-            a = torch.cat([patches[j] for j in others])
+            a = torch.cat([patches[j] for j in there])
             b = torch.cat([patches[j].T @ unit[j, t].flatten(1).T for j in there]).view(len(there), 75, 3).sum(0)
             gram = a.T @ a
             best = torch.linalg.inv(gram + 0.01 * gram.diagonal().mean() * torch.eye(75).double()) @ b

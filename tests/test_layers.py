@@ -72,6 +72,15 @@ def test_a_figures_own_sweeps_can_be_changed(sweeps):
     assert [(cell.rule.name, cell.seed) for cell in found["random"]] == [("gbp", 7)] and len(found["trained"]) == 4
 
 
+def test_depths_in_words_are_shares_of_the_models_layers(sweeps):
+    """Thirds and halves round up: of 10 layers of ResNet18, of 16 of VGG16."""
+    for model, depths in (("resnet18", (4, 4, 5, 9)), ("vgg16", (6, 6, 8, 15))):
+        found = sweeps("claims", f"model={model}", profile="laptop")
+        names = ("top", "removed", "top_half", "all_but_first")
+        assert tuple(cell.weights.value.depth for name in names for cell in found[name][:1]) == depths
+    assert {cell.weights.value.depth for cell in found["single"]} == {*range(1, 17)}
+
+
 def test_what_a_sweep_keeps_is_kept(sweeps):
     found = sweeps("fig8", "model=vgg16_cifar", "data=cifar10_samples", "data.limit=3")
     assert {cell.model.name for cell in found["main"]} == {"vgg16_cifar"}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import t
+from scipy.stats import norm, t
 from sklearn.metrics import roc_auc_score
 
 from pipeline.claims import ENTRIES, readings
@@ -13,6 +13,7 @@ from pipeline.claims.evidence import at_least, at_most, auroc_of_networks, media
 from pipeline.claims.theory import rank_correlations
 from pipeline.claims.verdicts import FAILS, HOLDS, UNDECIDED, judge
 from pipeline.measures.attacked import ATTACKS
+from pipeline.measures.intervals import crossed_interval, crossed_table
 
 RULES = ("gbp", "rectgrad", "lrp")
 LEVEL = 0.99
@@ -113,12 +114,12 @@ def starts(**columns: Callable[[np.random.Generator, int, int], float]) -> pd.Da
     table = crossed(
         ["layer"], lambda rng, _, layer, i, s: {k: f(rng, layer, i) for k, f in columns.items()}, range(1, 6), 1
     )
-    return table[table["rule"] == "activation"].assign(label=1, decision=1, data="composites")
+    return table[table["rule"] == "activation"].assign(label=1, decision=1, data="composites", objects=0.4)
 
 
 def maps(background: float, seeds: int) -> pd.DataFrame:
     table = crossed(["layer"], lambda rng, *a: {"background": background + 0.01 * rng.normal()}, (6,), seeds)
-    return table.assign(data="composites")
+    return table.assign(data="composites", objects=0.4)
 
 
 @pytest.mark.parametrize("trained, word", [(0.6, HOLDS), (0.8, FAILS)])
@@ -131,6 +132,20 @@ def test_background_that_is_lost_in_the_top_half(halfway, word):
     """Of 1 at the input .2 is left: above layer 3 of 6, or below. Another layer's value would tell otherwise."""
     table = starts(background=lambda rng, layer, i: (1.0, 0.5, halfway, 1 - halfway, 0.2)[layer - 1])
     assert verdict("bg-top", {"objects_starts": table, "objects_trained": maps(0.2, 1)}) == word
+
+
+def test_images_that_are_all_object_or_none_do_not_count():
+    """Four of twenty, which say the opposite: of their rim or spot no share says much."""
+
+    def odd(table: pd.DataFrame, background: float) -> pd.DataFrame:
+        some = table["image"].isin([f"i{i}" for i in range(4)])
+        share = table["image"].map({"i0": 0.0, "i1": 0.05, "i2": 0.95, "i3": 1.0}).fillna(0.4)
+        return table.assign(objects=share, background=table["background"].where(~some, background))
+
+    tables = {"objects_random": odd(maps(0.8, 10), 0.0), "objects_trained": odd(maps(0.6, 1), 9.0)}
+    assert verdict("bg-loss", tables) == HOLDS
+    (part, *_) = ENTRIES["bg-loss"].parts(tables)
+    assert part.n == "16 images x 10 seeds, composites"
 
 
 def activations(top: float, bottom: float) -> pd.DataFrame:
@@ -147,6 +162,10 @@ def test_background_that_high_layers_ignore():
     assert verdict("bg-inactive", {"objects_starts": activations(0.1, 0.4)}) == HOLDS
     assert verdict("bg-inactive", {"objects_starts": activations(0.4, 0.4)}) == FAILS
     coarse = activations(0.1, 0.4)
+    some = coarse["image"].isin(["i0", "i1"])
+    coarse.loc[some & (coarse["layer"] == 4), "background_activation"] = np.nan
+    (part,) = ENTRIES["bg-inactive"].parts({"objects_starts": coarse})
+    assert part.n.startswith("18 images") and judge([part], LEVEL).word == HOLDS
     coarse.loc[coarse["layer"] == 4, "background_activation"] = np.nan
     (part,) = ENTRIES["bg-inactive"].parts({"objects_starts": coarse})
     assert judge([part], LEVEL).word == UNDECIDED and "too coarse" in part.few
@@ -161,6 +180,29 @@ def test_background_that_fades():
     all_images, misclassified = ENTRIES["fade-bg"].parts({"objects_starts": half})
     assert all_images.n == "20 images, one network, composites" and misclassified.few == "4 images"
     assert judge([misclassified], LEVEL).word == UNDECIDED
+
+
+def changes(share: float, images: int = 20, seeds: int = 10) -> pd.DataFrame:
+    flat = np.arange(images * seeds) >= share * images * seeds
+    return pd.DataFrame(
+        {
+            "image": [f"i{i}" for i in range(images) for _ in range(seeds)], "seed": [*range(seeds)] * images,
+            "against": "original", "rule": "grad", "decision_changes": 1.0 - flat,
+        }
+    )  # fmt: skip
+
+
+def test_a_share_of_all_has_an_interval():
+    """Agresti and Coull's, from the definition; of few cells it decides nothing."""
+    (part,) = ENTRIES["decision-changes"].parts({"top": changes(1.0)})
+    middle = 202 / 204
+    half = norm.ppf(0.975) * (middle * (1 - middle) / 204) ** 0.5
+    assert np.allclose(part.interval(0.95), (middle - half, 1.0)) and part.estimate == 1
+    assert verdict("decision-changes", {"top": changes(1.0)}) == HOLDS
+    assert verdict("decision-changes", {"top": changes(1.0, images=16, seeds=1)}) == UNDECIDED
+    low, high = ENTRIES["decision-changes"].parts({"top": changes(0.5)})[0].interval(0.95)
+    plain = crossed_interval(crossed_table(changes(0.5), "decision_changes", by=()))
+    assert high - low >= float(plain[2][0] - plain[1][0]) - 1e-9, "images differ, seeds do not"
 
 
 def test_occlusion_counts_deletion_alone():

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
@@ -64,6 +65,26 @@ def test_what_is_compared_with_what(cell, tmp_path):
     activation = table(cell, "rule=activation", "likeness.against=[bottom,runner_up]", output=tmp_path / "a")
     of = activation.groupby("against")
     assert of.get_group("bottom").cosine.isna().all() and (of.get_group("runner_up").cosine > 1 - 1e-6).all()
+
+
+def test_changed_weights_are_compared_with_the_unmodified_network(cell, checkpoint, tmp_path):
+    """Both maps of the class that it decides for, as experiment=attribute makes them of either network."""
+    changed = ["weights=gaussian", f"weights.base={checkpoint}", "weights.depth=2", "target=original", "seed=1"]
+    found = table(cell, *changed, "rule=lrp", "likeness.against=[original]").reset_index()
+
+    def attributed(name, *args):
+        ended = cell("experiment=attribute", *args, "rule=lrp", output=tmp_path / name)
+        folder = ended.made[-1].parent
+        return pd.read_parquet(ended.made[-1]), load_file(folder / "maps.safetensors")["without_bottom"]
+
+    own, r = attributed("changed", *changed)
+    plain, before = attributed("plain", "weights=checkpoint", f"weights.path={checkpoint}")
+    assert list(found["target"]) == list(own["target"]) == list(plain["decision"])
+    differs = (own["decision"] != plain["decision"]).astype(float)
+    assert differs.sum() > 0 and list(found["decision_changes"]) == list(differs)
+    expected = torch.nn.functional.cosine_similarity(r.flatten(1), before.flatten(1))
+    np.testing.assert_allclose(found["cosine"], expected, rtol=1e-4, atol=1e-6)
+    assert (expected < 0.99).all()
 
 
 def test_settings(cell):

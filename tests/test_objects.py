@@ -94,9 +94,24 @@ def test_boxes_of_imagenet(tmp_path):
     second.write_text("<annotation><size/>")
     with pytest.raises(UserError, match=rf"{second.name} can't be read"):
         there.images().objects(1)
+    second.write_text(first.read_text().replace("<width>48", "<width>32"))
+    with pytest.raises(UserError, match="32 x 32 pixels, and the image here has 48 x 32"):
+        there.images().objects(1)
     first.unlink()
     with pytest.raises(UserError, match=rf"the boxes of 1 of 2 images, {first.name} first; set it to the folder"):
         there.images()
+
+
+def test_fingerprints_follow_boxes_and_backgrounds(tmp_path):
+    before = annotated(tmp_path, [(5, 3, 20, 10), (18, 8, 47, 31)]).images()
+    old = before.fingerprint()
+    file = tmp_path / "boxes" / "ILSVRC2012_val_00000001.xml"
+    file.write_text(file.read_text().replace("18", "19"))
+    assert before.fingerprint() != old
+    composites = Composites(**ALL, **CIFAR10, middle=0.5).images()
+    behind = replace(composites, beside=composites.files)
+    assert composites.fingerprint() != behind.fingerprint()
+    assert composites.pick([3]).beside[0].name == composites.names[3].split(" on ")[1]
 
 
 @pytest.mark.parametrize("size", [(80, 50), (50, 80), (37, 37)])
@@ -207,6 +222,7 @@ def test_the_table_of_maps_has_the_background(run, composites, checkpoint):
     def check(found, values):
         np.testing.assert_allclose(found, values, rtol=1e-4)
 
+    assert (rules["objects"] == 0.25).all()
     check(rules["background"], share(walk.attribute(record, Gbp())) / share(batch.x))
     assert rules["background_activation"].isna().all() and (rules["cells"] == 1).all(), "it starts at the output"
     for layer, cells in ((1, 256), (2, 64)):

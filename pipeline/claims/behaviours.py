@@ -1,10 +1,11 @@
 """The three perplexing behaviours (Section III-C), maps against maps."""
 
 from pipeline.claims.contrasts import RULES, by_rule, each_rule, gaps, minus
-from pipeline.claims.evidence import Part, Range, at_least, at_most, mean
+from pipeline.claims.evidence import Part, Range, at_least, at_most, crossed_share, mean
 from pipeline.claims.registry import Tables, claim
 from pipeline.measures.tables import Table, where
 
+PART = 64  # images that are computed together, among which a map looks for its own
 PAIRS = (("gbp", "rectgrad"), ("gbp", "lrp"), ("rectgrad", "lrp"))
 
 
@@ -28,7 +29,7 @@ def gradient_is_sensitive(tables: Tables) -> list[Part]:
 @claim("decision-changes", "top")
 def decisions_change(tables: Tables) -> list[Part]:
     table = where(tables["top"], against="original", rule="grad")
-    return [mean("changed decisions", table, "decision_changes", at_least(0.8))]
+    return [crossed_share("changed decisions", table, "decision_changes", at_least(0.8))]
 
 
 @claim("insensitive-single", "single")
@@ -83,14 +84,17 @@ def the_bottom_step_sets_apart(tables: Tables) -> list[Part]:
 
 @claim("specific", "specific_random", "specific_trained")
 def maps_are_of_their_image(tables: Tables) -> list[Part]:
+    """Images are compared with those of their part, of 64 at most."""
     found = []
     for state in ("random", "trained"):
         for rule, table in by_rule(tables[f"specific_{state}"]):
-            more = table.assign(more=table["alignment"] - table["others"], first=(table["rank"] == 1) * 1.0)
+            among = min(table["image"].nunique(), PART)
+            first = (table["rank"] == 1).astype(float).where(table["rank"].notna())
+            more = table.assign(more=table["alignment"] - table["others"], first=first)
             found += [
                 mean(f"{rule}, {state}, own - others", more, "more", at_least(0.1)),
-                mean(f"{rule}, {state}, own ahead", more, "ahead", at_least(0.95)),
-                mean(f"{rule}, {state}, found first", more, "first", Range()),
+                crossed_share(f"{rule}, {state}, own ahead", more, "ahead", at_least(0.95), of=among - 1),
+                crossed_share(f"{rule}, {state}, found first of {among}", more, "first", Range()),
             ]
     return found
 

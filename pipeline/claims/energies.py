@@ -10,7 +10,10 @@ from pipeline.claims.alignment import STATES, last_of_each
 from pipeline.claims.contrasts import by_rule, gaps, mean_rank_correlation, spread_out, third
 from pipeline.claims.evidence import Part, at_least, at_most, mean, nothing, statistic
 from pipeline.claims.registry import Tables, claim
+from pipeline.measures.intervals import over_crossed
 from pipeline.measures.tables import Table, where
+
+LEAST = 0.1  # of an image that must be object, and background
 
 
 @claim("colour-loss", *STATES)
@@ -21,8 +24,13 @@ def colour_loss(tables: Tables) -> list[Part]:
 
 @claim("bg-loss", "objects_random", "objects_trained")
 def background_loss(tables: Tables) -> list[Part]:
-    parts = gaps(tables["objects_random"], tables["objects_trained"], "background", at_least(0.1))
-    return of_data(parts, tables["objects_trained"])
+    random, trained = (with_both(tables[f"objects_{state}"]) for state in STATES)
+    return of_data(gaps(random, trained, "background", at_least(0.1)), trained)
+
+
+def with_both(table: Table) -> Table:
+    """Images of which objects fill a tenth to nine tenths: of a rim or a spot no share says much."""
+    return table[table["objects"].between(LEAST, 1 - LEAST)]
 
 
 def of_data(parts: list[Part], table: Table) -> list[Part]:
@@ -46,7 +54,7 @@ def kappa(table: Table) -> pd.Series:
 
 @claim("bg-top", "objects_starts", "objects_trained")
 def background_is_lost_at_the_top(tables: Tables) -> list[Part]:
-    starts, maps = tables["objects_starts"], tables["objects_trained"]
+    starts, maps = (with_both(tables[f"objects_{name}"]) for name in ("starts", "trained"))
     found = [
         mean(rule, both.assign(more=2 * both["background_start"] - both["background"] - 1), "more", at_least(0.02))
         for rule, both in beside_start(maps, starts, -(-depth_of(starts) // 2), "background")
@@ -69,20 +77,20 @@ def beside_start(maps: Table, starts: Table, layer: int, value: str) -> Iterator
 
 @claim("bg-inactive", "objects_starts")
 def high_layers_are_inactive_there(tables: Tables) -> list[Part]:
-    """Of convolutions: layers with more than one cell. In the middle of an image an object fills a part of each of
-    2 x 2 cells, and none of them tells."""
+    """Of convolutions, layers with more than one cell, and of images where all of these tell objects from background:
+    in the middle of an image an object fills a part of each of 2 x 2 cells, and none of them does."""
 
     def ratio(cells: np.ndarray) -> np.ndarray:
-        top, bottom = np.nanmean(cells, axis=(0, 1))
+        top, bottom = over_crossed(cells)
         return np.array([top / bottom])
 
-    table, name, target = tables["objects_starts"], "top / bottom third", at_most(0.5)
+    table, name, target = with_both(tables["objects_starts"]), "top / bottom third", at_most(0.5)
     wide, layers = spread_out(table[table["cells"] > 1], "layer", "background_activation")
     n = third(len(layers))
-    if wide[layers[-n:]].isna().all().any():
-        return [nothing(name, target, "the maps of the top convolutions are too coarse to tell the background")]
-    thirds = {"top": layers[-n:], "bottom": layers[:n]}
-    both = wide.assign(**{end: wide[some].mean(axis=1, skipna=False) for end, some in thirds.items()})
+    telling = wide.dropna(subset=[*layers[:n], *layers[-n:]])
+    if telling.empty:
+        return [nothing(name, target, "maps too coarse at the top to tell the background")]
+    both = telling.assign(top=telling[layers[-n:]].mean(axis=1), bottom=telling[layers[:n]].mean(axis=1))
     return of_data([statistic(name, both, ["top", "bottom"], ratio, target)], table)
 
 
@@ -93,7 +101,8 @@ def colour_fades(tables: Tables) -> list[Part]:
 
 @claim("fade-bg", "objects_starts")
 def background_fades(tables: Tables) -> list[Part]:
-    return of_data(fading(tables["objects_starts"], "background"), tables["objects_starts"])
+    table = with_both(tables["objects_starts"])
+    return of_data(fading(table, "background"), table)
 
 
 def fading(table: Table, value: str) -> list[Part]:

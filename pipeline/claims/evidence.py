@@ -110,6 +110,25 @@ def share(name: str, happened: np.ndarray, target: Range, what: str = "images") 
     return Part(name, successes / n if n else NAN, target, n=f"{n} {what}", few=few, ends=ends)
 
 
+def crossed_share(name: str, table: Table, value: str, target: Range, of: int = 1) -> Part:
+    """The mean of a column of shares, each of so many cases, over images x weight seeds. Two successes and two failures
+    are added, and the interval is no narrower than Agresti and Coull's of all cases: where every one succeeds, leaving
+    some out would find no variance."""
+    part = mean(name, table, value, target)
+    if not part.ends:
+        return part
+    n, left_out = int(table[value].notna().sum()) * of, part.ends
+    middle = (part.estimate * n + 2) / (n + 4)
+    error = (middle * (1 - middle) / (n + 4)) ** 0.5
+
+    def ends(level: float) -> tuple[float, float]:
+        low, high = left_out(level)
+        half = max((high - low) / 2, float(norm.ppf((1 + level) / 2)) * error)
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+    return replace(part, ends=ends)
+
+
 def auroc(name: str, score: np.ndarray, positive: np.ndarray, target: Range) -> Part:
     """The share of pairs of a positive and a negative in which the positive scores higher, ties half, with DeLong's
     variance. score: NaN where missing."""

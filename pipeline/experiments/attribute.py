@@ -38,7 +38,12 @@ COLUMNS = [
 ]  # fmt: skip
 # after them, with these options
 WITH_BOTTOM, WITH_REGISTERED, WITH_ORIGINAL = "alignment_bottom", "alignment_registered", "similarity"
-WITH_OBJECTS = ["background", "background_activation", "cells"]  # with data that know where their objects are
+WITH_OBJECTS = [
+    "objects",
+    "background",
+    "background_activation",
+    "cells",
+]  # with data that know where their objects are
 
 
 @dataclass(frozen=True)
@@ -65,9 +70,8 @@ def run(
     without bottom process; log_numerator, log_norm: log |<R, x>| and log |R|; alignment_px: of P x = W_1 W_1^T x;
     alignment_bottom: of the map with it, where the rule knows one; alignment_registered: the largest with x moved by up
     to the network's total stride; similarity: the cosine with the original network's map.
-    Of images whose objects are known, background: its share of R^2 over that of x^2; background_activation: its share
-    of A_l^2 where the map starts, which has so many cells (of a
-    linear layer: NaN, 1).
+    Of images whose objects are known, objects: their share of the image; background: its share of R^2 over that of x^2;
+    background_activation: its share of A_l^2 where the map starts, which has so many cells (of a linear layer: NaN, 1).
 
     maps.safetensors, in the order of the rows: without_bottom, with_bottom (rows, C, H, W); inputs.safetensors:
     x (images, C, H, W).
@@ -162,8 +166,13 @@ def behind(r: Tensor, record: Record, layer: int, objects: Tensor | None) -> Col
         return {}
     a = record.activation(layer) if layer < record.network.depth else record.logits
     spatial = a.ndim == 4
-    values = background(r, record.x, objects), share_behind(a, objects) if spatial else float("nan")
-    return dict(zip(WITH_OBJECTS, (*values, a.shape[-2:].numel() if spatial else 1), strict=True))
+    values = (
+        objects.double().mean((1, 2, 3)),
+        background(r, record.x, objects),
+        share_behind(a, objects) if spatial else float("nan"),
+        a.shape[-2:].numel() if spatial else 1,
+    )
+    return dict(zip(WITH_OBJECTS, values, strict=True))
 
 
 def original_map(unmodified: Unmodified, rule: Method, classes: Tensor, layer: int) -> Tensor:

@@ -55,15 +55,16 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images in order, not yet opened. labels: class indices, -1 where unknown; load(i) -> a PIL image; files: for
-    fingerprints; objects(i), where that is known -> a PIL image in greys of the same size, white where its objects
-    are."""
+    """Images in order, not yet opened. labels: class indices, -1 where unknown; load(i) -> a PIL image; objects(i),
+    where that is known -> a PIL image in greys of the same size, white where its objects are. For fingerprints, files:
+    each image's; beside: each one's second file."""
 
     names: tuple[str, ...]
     labels: tuple[int, ...]
     load: Callable[[int], Image.Image]
     files: tuple[Path, ...] | None = None
     objects: Callable[[int], Image.Image] | None = None
+    beside: tuple[Path, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -76,12 +77,13 @@ class ImageSet:
             partial(_load_picked, self.load, tuple(indices)),
             pick(self.files) if self.files else None,
             partial(_load_picked, self.objects, tuple(indices)) if self.objects else None,
+            pick(self.beside) if self.beside else None,
         )
 
     def fingerprint(self) -> str:
         """A hash of the names, labels and contents (of the sizes, for very many files)."""
         digest = hashlib.sha256(repr((self.names, self.labels)).encode())
-        for file in self.files or ():
+        for file in (*(self.files or ()), *(self.beside or ())):
             content = file.read_bytes() if len(self) <= HASHED_FILES else str(file.stat().st_size).encode()
             digest.update(hashlib.sha256(content).digest())
         return digest.hexdigest()[:16]

@@ -1,7 +1,7 @@
 """Images whose objects have a known place."""
 
 import xml.etree.ElementTree as xml
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,8 @@ class Composites(PackagedSamples):
         behind = next_of_another_class(samples.labels)
         names = [f"{a} on {samples.names[b]}" for a, b in zip(samples.names, behind, strict=True)]
         load, objects = (partial(make, files, behind, self.middle) for make in (_load_composite, _middle_of_composite))
-        return self.select(ImageSet(tuple(names), samples.labels, load, files, objects))
+        backs = tuple(files[k] for k in behind)
+        return self.select(ImageSet(tuple(names), samples.labels, load, files, objects, backs))
 
 
 def next_of_another_class(labels: Sequence[int]) -> list[int]:
@@ -75,21 +76,27 @@ class BoxedImageNet(ImageNet):
     def images(self, split: str = "test") -> ImageSet:
         found, boxes = super().images(split), Path(self.boxes).expanduser()
         boxes = boxes / "val" if (boxes / "val").is_dir() else boxes
-        files = [boxes / f"{Path(name).stem}.xml" for name in found.names]
+        files = tuple(boxes / f"{Path(name).stem}.xml" for name in found.names)
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise UserError(
                 f"data.boxes={self.boxes} lacks the boxes of {len(missing)} of {len(files)} images, {missing[0]} "
                 "first; set it to the folder with the validation set's annotations (ILSVRC2012_bbox_val_v3.tgz)"
             )
-        return replace(found, objects=partial(_boxes, files))
+        return replace(found, objects=partial(_boxes, found.load, files), beside=files)
 
 
-def _boxes(files: Sequence[Path], i: int) -> Image.Image:
+def _boxes(load: Callable[[int], Image.Image], files: Sequence[Path], i: int) -> Image.Image:
     try:
-        return white(*boxes_of(files[i].read_text()))
+        size, boxes = boxes_of(files[i].read_text())
     except (xml.ParseError, ValueError) as error:
         raise UserError(f"the boxes in {files[i]} can't be read ({error}); unpack the archive again") from None
+    if (found := load(i).size) != size:
+        raise UserError(
+            f"{files[i].name} has boxes in an image of {size[0]} x {size[1]} pixels, and the image here has {found[0]} "
+            f"x {found[1]}; set data.root to the images as they were published"
+        )
+    return white(size, boxes)
 
 
 def boxes_of(text: str) -> tuple[tuple[int, int], list[Box]]:

@@ -72,12 +72,13 @@ class Held:
 def held_out(found: Sequence[Moments], weight: float) -> list[tuple[Held, Tensor]]:
     """For each image with the filters F (T, p, C) that fit the maps of all others best; NaN if there are none.
 
-    weight: of the penalty |F|^2, relative to the mean square of a patch's entry. Maps that are NaN are left out.
+    weight: of the penalty |F|^2, relative to the mean square of a patch's entry. An image whose map is NaN is left out
+    of that map's fit.
     """
-    patches, with_maps = (torch.stack(parts).sum(0) for parts in zip(*map(finite, found), strict=True))
+    parts = [entering(one) for one in found]
+    patches, with_maps = (torch.stack(each).sum(0) for each in zip(*parts, strict=True))
     results = []
-    for one in found:
-        own_patches, own_maps = finite(one)
+    for one, (own_patches, own_maps) in zip(found, parts, strict=True):
         filters = solved(patches - own_patches, with_maps - own_maps, weight)
         if len(found) == 1:
             filters = torch.full_like(filters, torch.nan)
@@ -85,16 +86,17 @@ def held_out(found: Sequence[Moments], weight: float) -> list[tuple[Held, Tensor
     return results
 
 
-def finite(one: Moments) -> tuple[Tensor, Tensor]:
-    """What enters the fit."""
-    return one.patches.nan_to_num(0), one.with_maps.nan_to_num(0)
+def entering(one: Moments) -> tuple[Tensor, Tensor]:
+    """What of an image enters the fit of each of its maps: patches (T, p, p) and with_maps, 0 of a map that is NaN."""
+    there = one.with_maps.isfinite().flatten(1).all(1)[:, None, None]
+    return torch.where(there, one.patches, 0), torch.where(there, one.with_maps, 0)
 
 
 def solved(patches: Tensor, with_maps: Tensor, weight: float) -> Tensor:
-    """The filters (T, p, C) of these normal equations."""
-    penalty = (weight * patches.diagonal().mean()).clamp(min=1e-300) * torch.eye(len(patches)).to(patches)
-    columns = with_maps.permute(1, 0, 2)
-    return torch.linalg.solve(patches + penalty, columns.flatten(1)).view(columns.shape).permute(1, 0, 2)
+    """The filters (T, p, C) of the normal equations of each map, patches (T, p, p)."""
+    mean_square = patches.diagonal(dim1=1, dim2=2).mean(1)
+    penalty = (weight * mean_square).clamp(min=1e-300)[:, None, None] * torch.eye(patches.shape[1]).to(patches)
+    return torch.linalg.solve(patches + penalty, with_maps)
 
 
 def seen(one: Moments, filters: Tensor) -> Held:

@@ -26,8 +26,9 @@ from pipeline.images.catalogue import DATA
 from pipeline.images.sets import Selection
 from pipeline.networks.catalogue import MODELS
 from pipeline.run.cell import Cell, Choice
+from pipeline.weights.laws import SHARES
 from pipeline.weights.planted import Planted, PlantedBy
-from pipeline.weights.states import WEIGHTS, Trained, TrainedBy
+from pipeline.weights.states import WEIGHTS, Trained, TrainedBy, layers_of
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,16 @@ def parse_cell(settings: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
         for name in registry.keys() & scoped.keys():  # also of options that are not chosen here
             known(scoped[name], registry[name], f"{group}={name}")
     parsed: dict[str, Choice] = {}
-    for group in GROUPS:
+    texts: dict[str, str] = {}
+    for group in GROUPS:  # the model before the weights
         name = choices[group]
         given = {**settings[group], **(scoped.get(name) or {})}
         if isinstance(given.get("training"), str) and given["training"] != "???" and group == "weights":
             raise UserError(f"{TRAINING}, and not the text '{given['training']}'")
-        parsed[group] = chosen(group, name, json.dumps(given))
+        if group == "weights" and given.get("depth") in [*SHARES]:
+            given["depth"] = SHARES[given["depth"]](layers_in(choices["model"], texts["model"]))
+        texts[group] = json.dumps(given)
+        parsed[group] = chosen(group, name, texts[group])
     if isinstance(parsed["weights"].value, Trained):
         training = trained_by(parsed["weights"].value.training, scoped, parsed)
         parsed["weights"] = replace(parsed["weights"], value=training)
@@ -120,6 +125,12 @@ def parse_cell(settings: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
 def chosen(group: str, name: str, settings: str) -> Choice:
     """settings: as JSON. A figure has hundreds of cells, and few different options."""
     return Choice(name, parse(json.loads(settings), GROUPS[group][name], f"{group}={name}"))
+
+
+@cache
+def layers_in(model: str, settings: str) -> int:
+    """L of a model that is `chosen` so. A figure has hundreds of cells, and traces it once."""
+    return layers_of(chosen("model", model, settings).value)
 
 
 # ---- weights=trained -------------------------------------------------------------------------------------------------

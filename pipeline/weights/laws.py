@@ -8,7 +8,7 @@ To add a law: write such a dataclass on Law, enter it in WEIGHTS (weights.py), a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
@@ -24,6 +24,13 @@ from pipeline.weights.draw import EXTRA, fan_in, he, standard_normal, stream, un
 class BatchNormReset(Enum):
     identity = "identity"  # dropped, exactly
     calibrated = "calibrated"  # mean 0, variance 1 per channel over the first 64 images, folded
+
+
+SHARES: Mapping[str, Callable[[int], int]] = {  # a depth in words -> of L layers; thirds and halves round up
+    "third": lambda layers: -(-layers // 3),
+    "half": lambda layers: -(-layers // 2),
+    "all_but_one": lambda layers: layers - 1,
+}
 
 
 class Part(Enum):

@@ -162,6 +162,11 @@ def network_of(
     return network
 
 
+def layers_of(model: Model) -> int:
+    """L, of the model without weights."""
+    return traced(model, model.build() if isinstance(model, Own) else on_meta(model), keep=False).depth
+
+
 def state_of(base: str) -> Pretrained | Checkpoint:
     """`base` of a law as a state of its own."""
     kind, _, member = base.partition(".")
