@@ -204,10 +204,16 @@ def page(cfg: DictConfig, hydra_config: HydraConf, context: "Context") -> None:
             tqdm.write(f"left out of the report: {name}: {missing[name]}", file=sys.stderr)
     if context.run.groups:  # a job does its share, and who sent it writes the page
         return
-    text = html(content_of(found, missing, profile, context))
+    text = html(content_of(found, missing, profile, settings_of(hydra_config.overrides.task), context))
     path = context.store.root / "report" / "index.html"
     save_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
     put([path])
+
+
+def settings_of(overrides: Sequence[str]) -> list[str]:
+    """What was set of figures, as on the command line."""
+    texts = (text.removeprefix("++scoped.") for text in overrides)
+    return [text for text in texts if not re.match(r"\+*(report|run|hydra|claims|command)\b|\+*profile=", text)]
 
 
 def prepare(name: str, sweeps: Mapping[str, Sequence["Cell"]], hydra_config: HydraConf, context: "Context") -> None:

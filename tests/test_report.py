@@ -1,6 +1,7 @@
 """The report: its page from planted data, and the command on the tiny network."""
 
 import re
+import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -250,7 +251,7 @@ def report(run, tmp_path):
     return lambda *more: run("report", *given, *more)
 
 
-def test_the_command_draws_what_is_missing_and_says_what_it_can_not(report, tmp_path):
+def test_the_command_draws_what_is_missing_and_says_what_it_can_not(report, run, tmp_path):
     ended = report("report.figures=[fig1,fig9]")
     assert ended.code == 0, ended.err
     assert ended.made == [tmp_path / "outputs" / "report" / "index.html"]
@@ -280,5 +281,11 @@ def test_the_command_draws_what_is_missing_and_says_what_it_can_not(report, tmp_
     there = report("report.figures=[]")
     assert there.code == 0 and there.err.count("left out") == 0, there.err
     assert there.made[0].read_text().count('class="plot"') == 1
+    command = next(text for text in found.texts if text.startswith("make fig1"))
+    told = shlex.split(command)
+    assert told[:3] == ["make", "fig1", "PROFILE=demo"] and told[3].startswith("ARGS=model=own ")
+    assert "rectgrad.quantile=0.5" in shlex.split(told[3]) and "report" not in command and "run.output" not in command
+    other = run("report", "report.figures=[]", "profile=laptop").made[0].read_text()
+    assert 'class="plot"' not in other and "of another profile, other settings or an older version" in other
     assert "there is no figure 'fig99'" in report("report.figures=[fig99]").complaint
     assert "leave figure=... out" in report("figure=fig2").complaint

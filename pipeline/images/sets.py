@@ -1,6 +1,6 @@
 """Images by name: a frozen dataclass each, with `images(split)` and `identity()`.
 
-`images` lists them without opening any (images.py does). To add a data set: write such a dataclass on Selection,
+`images` lists them without opening any (batches.py does). To add a data set: write such a dataclass on Selection,
 enter it in catalogue.py, add conf/data/<name>.yaml.
 """
 

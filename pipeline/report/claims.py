@@ -79,7 +79,8 @@ def finding(
         tag("li", verdict(parts), " ", tag("code", claim), " ", *(own(claim, parts) if each else ()), *result(parts))
         for claim, parts in claims.items()
     )
-    against = "" if each else "; ".join(dict.fromkeys(filter(None, map(refuted, claims))))
+    answers = [part for text in map(refuted, claims) if text for part in text.split("; ")]
+    against = "" if each else "; ".join(dict.fromkeys(answers))
     folded = (
         tag("div", tag("h4", tag("code", claim)), *about(claim, parts, readings.get(claim)))
         for claim, parts in claims.items()

@@ -46,8 +46,9 @@ class Map:
 
 @dataclass(frozen=True)
 class Content:
-    """missing: why a figure is not there, in one sentence, by its name; claims: the csv of figure=claims; images: data
-    URIs by name; readings: rows of that csv that are of other readings."""
+    """settings: what the user set, as on the command line; missing: why a figure is not there, in one sentence, by
+    its name; claims: the csv of figure=claims; images: data URIs by name; readings: rows of that csv that are of
+    other readings."""
 
     profile: str
     figures: Sequence[Drawn]
@@ -57,3 +58,4 @@ class Content:
     maps: Sequence[Map]
     origin: Origin
     readings: Table | None = None
+    settings: Sequence[str] = ()

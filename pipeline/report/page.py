@@ -1,5 +1,6 @@
 """The report as one page of HTML: pure functions from data to text. Every number comes from the data."""
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict
 from string import Template
@@ -65,21 +66,28 @@ def method() -> Iterable[Html]:
 
 def figures(content: Content) -> Iterable[Html]:
     for one in content.figures:
-        yield figure(one, content.profile)
+        yield figure(one, content)
     for name, why in content.missing.items():
         if name != GALLERY:
             yield tag("p", tag("b", title(name)), f" is not here: {why.rstrip('.')}.", class_="missing")
 
 
-def figure(one: Drawn, profile: str) -> Html:
+def command(name: str, content: Content) -> str:
+    """That makes a figure as it is here."""
+    settings = " ".join(map(shlex.quote, content.settings))
+    given = f" ARGS={shlex.quote(settings)}" if settings else ""
+    return f"make {name} PROFILE={content.profile}{given}"
+
+
+def figure(one: Drawn, content: Content) -> Html:
     download = [tag("a", f"{one.name}.csv", download=f"{one.name}.csv", href=one.csv)] if one.csv else []
     return tag(
         "figure",
         tag("h3", title(one.name)),
         scroll(title(one.name), tag("img", src=one.picture, alt=title(one.name), decoding="async"), card=True),
         tag("figcaption", readable(one.caption)),
-        tag("p", tag("code", f"make {one.name} PROFILE={profile}"), *(joined([" ", link]) for link in download)),
-        fold("Where it comes from", terms({"profile": profile, **origin(one.origin)}, "origin")),
+        tag("p", tag("code", command(one.name, content)), *(joined([" ", link]) for link in download)),
+        fold("Where it comes from", terms({"profile": content.profile, **origin(one.origin)}, "origin")),
         id=f"figure-{one.name}",
         class_="plot",
     )

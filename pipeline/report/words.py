@@ -7,7 +7,17 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).parent
-TEX = {"$": "", r"\alpha": "α", r"\gamma": "γ", r"\lambda": "λ", r"\langle": "⟨", r"\rangle": "⟩", r"\infty": "∞"}
+TEX = {
+    "$": "",
+    r"\alpha": "α",
+    r"\gamma": "γ",
+    r"\lambda": "λ",
+    r"\langle": "⟨",
+    r"\rangle": "⟩",
+    r"\infty": "∞",
+    "{": "",
+    "}": "",
+}
 
 
 @cache

@@ -76,8 +76,7 @@ def sweeps_of(names: Sequence[str], cfg: DictConfig) -> dict[str, "Sweeps"]:
 
 
 def some_claims(figures: Mapping[str, "Sweeps"], names: Sequence[str]) -> "Sweeps":
-    """What the evidence of these claims needs. Raises UserError for what is no claim or has none, and for another
-    figure."""
+    """What the evidence of these claims needs. Raises UserError for what is no claim, and for another figure."""
     from pipeline.claims import needed
     from pipeline.run.sweeps import Sweeps
 

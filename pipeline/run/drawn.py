@@ -1,5 +1,6 @@
 """From the tables of a figure's cells to its files: the only module that sees both."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
@@ -63,9 +64,10 @@ def draw_figure(
         return None
     sums = {sweep: [checksums(cell, context) for cell, _ in cells] for sweep, cells in named.items()}
     drawn_from = digest({"code": drawing_code(), "profile": profile, "sweeps": sums, "absent": absent})
+    text = json.dumps({"drawn_from": drawn_from, "profile": profile, "cells": [cell.key for cell in all_cells]})
     files = (pdf.with_suffix(end) for end in (".pdf", ".png", ".svg", ".csv"))
     there = all(file.is_file() for file in (*files, record))
-    if there and not force and record.read_text() == drawn_from:
+    if there and not force and record.read_text() == text:
         return pdf
     tables, maps = {}, {} if draws_maps(module) else None
     for sweep, cells in named.items():
@@ -73,8 +75,18 @@ def draw_figure(
         if maps is not None:
             maps[sweep] = [(about, store.tensors(cell)) for cell, about in cells]
     save(module, name or figure, tables, profile, folder, maps, absent)
-    save_atomically(record, lambda path: path.write_text(drawn_from))
+    save_atomically(record, lambda path: path.write_text(text))
     return pdf
+
+
+def is_drawn(figure: str, cells: Sequence[Cell], profile: str, folder: Path) -> bool:
+    """Whether the figure that lies there is of this profile and of no other cells."""
+    record, keys = folder / f".{figure}.json", {cell.key for cell in cells}
+    try:
+        said = json.loads(record.read_text())
+        return (folder / f"{figure}.png").is_file() and said["profile"] == profile and {*said["cells"]} <= keys
+    except (OSError, ValueError, TypeError, KeyError):  # none, or of an older version
+        return False
 
 
 def labelled(table: pd.DataFrame, about: Mapping[str, Any]) -> pd.DataFrame:

@@ -15,11 +15,12 @@ from pipeline.report.content import GALLERY, OUTPUT, Content, Map, Origin
 from pipeline.report.pictures import drawn, map_uri
 from pipeline.run.cell import Cell
 from pipeline.run.context import Context
-from pipeline.run.drawn import facts
+from pipeline.run.drawn import facts, is_drawn
 from pipeline.run.groups import current
 from pipeline.run.runner import with_file
 
 LAYERS = 8  # from which maps start, of a network that has more
+OTHER = "the figure that lies there is of another profile, other settings or an older version"
 STATES = {True: "trained", False: "random"}
 
 
@@ -33,18 +34,25 @@ class Report:
 
 
 def content_of(
-    found: Mapping[str, Mapping[str, Sequence[Cell]]], missing: Mapping[str, str], profile: str, context: Context
+    found: Mapping[str, Mapping[str, Sequence[Cell]]],
+    missing: Mapping[str, str],
+    profile: str,
+    settings: Sequence[str],
+    context: Context,
 ) -> Content:
-    """What is there of the figures and of the gallery, by name, with their cells by sweep."""
+    """What is there of the figures and of the gallery, by name, with their cells by sweep; settings: what the user set
+    of them."""
     folder = context.store.root / "figures"
     cells = {name: [cell for some in sweeps.values() for cell in some] for name, sweeps in found.items()}
-    there = [name for name in cells if (folder / f"{name}.png").is_file()]
+    there = [name for name in cells if is_drawn(name, cells[name], profile, folder)]
+    others = {name: OTHER for name in cells if name not in there and (folder / f"{name}.png").is_file()}
     images, maps = gallery_of(found.get(GALLERY, {}), context)
     claims = claims_of(folder / "claims.csv") if "claims" in there else None
     return Content(
         profile=profile,
+        settings=settings,
         figures=[drawn(name, folder, origin_of(cells[name], context)) for name in there],
-        missing=missing,
+        missing={**missing, **others},
         claims=None if claims is None else claims[claims["reading"] == ""],
         readings=None if claims is None else claims[claims["reading"] != ""],
         images=images,
