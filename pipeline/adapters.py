@@ -39,6 +39,8 @@ class Attribution:
         if settings and not isinstance(rule, str):
             raise UserError(f"{type(rule).__name__} was made with its settings; give it {min(settings)} there")
         self.rule = api.rule(rule, **settings) if isinstance(rule, str) else rule
+        if not isinstance(self.rule, Method):
+            raise UserError(f"the rule must be a name or a Method, not {type(rule).__name__}")
         self.forward_func, self.bottom = model, bottom
 
     def has_convergence_delta(self) -> bool:

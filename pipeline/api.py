@@ -98,11 +98,17 @@ def attribute(
     return r
 
 
-def explained(target: Tensor, logits: Tensor) -> Tensor:
-    """`target` as (B,) int64. Raises UserError unless it is a class of `logits` (B, K) for each image."""
+def explained(target: Any, logits: Tensor) -> Tensor:
+    """`target`, a tensor or what makes one, as (B,) int64. Raises UserError unless it is a class of `logits` (B, K) for
+    each image."""
     images, classes = logits.shape
+    wrong = UserError(f"target must be a class from 0 to {classes - 1} for each of the {images} images")
+    try:
+        target = torch.as_tensor(target, device=logits.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise wrong from None
     if target.shape != (images,) or bool(((target != target.long()) | (target < 0) | (target >= classes)).any()):
-        raise UserError(f"target must be a class from 0 to {classes - 1} for each of the {images} images")
+        raise wrong
     return target.long()
 
 
@@ -116,14 +122,15 @@ def cascade(
     """Input alignment (1) under cascade substitution (19): a row per rule, image (its position in x) and N = 0..L.
 
     The column rule holds names: a rule given as an object is named with its settings that are not the default ones,
-    "rectgrad quantile=0.8". Raises UserError for an external attribution.
+    "rectgrad quantile=0.8". Raises UserError for an external attribution, and for a target that is not a class of the
+    network for each image.
     """
     by = list(by)
     names, record = labels(by), network.forward(x)
     rules = [rule(r) if isinstance(r, str) else r for r in by]
     rows = [
         {"rule": names[i], "image": b, "n": n, "alignment": float(value)}
-        for i, n, r in walk.cascade(record, rules, target)
+        for i, n, r in walk.cascade(record, rules, None if target is None else explained(target, record.logits))
         for b, value in enumerate(alignment(r, record.x))
     ]
     table = pd.DataFrame(rows, columns=["rule", "image", "n", "alignment"])
@@ -144,7 +151,7 @@ def explained_by_filter(
     by: a rule, anyone's attribution as rule("external", call="package.module:function"), or a name; target: (B,)
     classes to explain, by default the decisions; settings: of conf/experiment/filter.yaml. The ridge filter is fitted
     to the maps of the other images in x: of one image alone its columns are NaN. Raises UserError for a network that
-    has not one first layer on the pixels.
+    has not one first layer on the pixels, and for a target that is not a class of it for each image.
     """
     from pipeline.experiments import filter as filters  # which need this module
     from pipeline.experiments.targets import Target
@@ -153,7 +160,8 @@ def explained_by_filter(
     usual = yaml.safe_load((CONF / "experiment" / "filter.yaml").read_text())
     if unknown := settings.keys() - usual:
         raise UserError(f"explained_by_filter has no setting '{min(unknown)}'; it has {', '.join(usual)}")
-    given = Batch(x, tuple(map(str, range(len(x)))), torch.full((len(x),), -1) if target is None else target)
+    labels = torch.full((len(x),), -1) if target is None else explained(target, network.forward(x).logits)
+    given = Batch(x, tuple(map(str, range(len(x)))), labels)
     asked = Target("decision" if target is None else "label", lambda: network)
     method = rule(by) if isinstance(by, str) else by
     (found,) = filters.run(network, Handed(given), [method], asked, filters.Options(**usual | settings))

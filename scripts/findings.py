@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.claims.readings import READINGS
 from pipeline.figures.claims import OPEN, estimate_text, target_text, worst
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / ".github" / "ledger.csv"
 START, END = "<!-- findings: scripts/findings.py -->", "<!-- end -->"
 SHOWN = ("random>trained", "uniform-he", "rules-insensitive", "filter-carries", "kis-beyond")  # one of each subject
+
+FLIPS = {reading.flips for reading in READINGS}  # said of a verdict that another reading turns into its opposite
 
 
 def findings(ledger: pd.DataFrame) -> str:
@@ -26,8 +29,8 @@ def findings(ledger: pd.DataFrame) -> str:
         parts = main[main["claim"] == name]
         first, row = parts.iloc[0], worst(parts)
         number = "" if row is None else f": {row['part']} {estimate_text(row)}, target {target_text(row)}"
-        depends = [why for why in str(first["why"]).split("; ") if why.startswith("depends on")]
-        why = f" ({'; '.join(depends)})" if depends else ""
+        flips = [why for why in str(first["why"]).split("; ") if why in FLIPS]
+        why = f" ({'; '.join(flips)})" if flips else ""
         words = first["words"].rstrip(".")
         lines.append(f"- {words[0].upper()}{words[1:]} (`{name}`): **{first['verdict']}**{why}{number}")
     one = main.drop_duplicates("claim")

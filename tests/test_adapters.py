@@ -351,6 +351,8 @@ def test_wrong_rules_and_models_end_in_a_sentence(x):
             "no setting 'xai_lib'",
         ),  # not heeded, not taken
         (lambda: explain_func()(lambda x: x, x, 0), "a torch.nn.Module, not function"),
+        (lambda: explain_func(5), "a name or a Method, not int"),
+        (lambda: Attribution(seeded(tiny.network), None), "a name or a Method, not NoneType"),
         (lambda: Attribution(nn.Sequential(tiny.network(), nn.Softmax(1))).attribute(x), "softmax"),
         (lambda: explain_func("activation")(seeded(tiny.network), x, 0), "layer=l, a number from 1 to 3"),
         (

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline import attribute, cascade, rule, trace
+from pipeline import attribute, cascade, explained_by_filter, rule, trace
 from pipeline.api import labels
 from pipeline.engine.interface import Rule
 from pipeline.engine.lrp import Add, AlphaBeta, FirstLayer, Start
@@ -109,11 +109,21 @@ def test_names_say_what_differs_from_the_defaults():
 # ---- what can't be explained -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target", [[0], [0, 1, 2], [0, 5], [-1, 0], [0.5, 1], [[0, 1]]])
-def test_targets_that_are_no_classes_are_refused_in_a_sentence(network, target):
-    with pytest.raises(UserError, match="target must be a class from 0 to 4 for each of the 2 images") as error:
-        attribute(network, images(), target=torch.tensor(target))
-    assert "\n" not in str(error.value)
+@pytest.mark.parametrize("target", [[0], [0, 1, 2], [0, 5], [-1, 0], [0.5, 1], [[0, 1]], 1, "cat", [[0], [0, 1]]])
+@pytest.mark.parametrize("what", [attribute, cascade, explained_by_filter])
+def test_targets_that_are_no_classes_are_refused_in_a_sentence(network, target, what):
+    tensors = [torch.tensor(target)] if target in ([0], [0, 5], [0.5, 1], 1) else []
+    for given in (target, *tensors):
+        with pytest.raises(UserError, match="target must be a class from 0 to 4 for each of the 2 images") as error:
+            what(network, images(), target=given)
+        assert "\n" not in str(error.value)
+
+
+def test_targets_may_be_a_list_or_an_array(network):
+    expected = attribute(network, images(), target=torch.tensor([3, 0]))
+    for target in ([3, 0], np.array([3, 0])):
+        assert torch.equal(attribute(network, images(), target=target), expected)
+        assert len(cascade(network, images(), ["gbp"], target=target)) == 2 * (network.depth + 1)
 
 
 # ---- what is no rule -------------------------------------------------------------------------------------------------

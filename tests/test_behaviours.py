@@ -132,14 +132,14 @@ def test_gains_are_paired_by_image(numbers):
         np.testing.assert_allclose(gain.loc[at, ["y", "low", "high"]].astype(float), interval(paired(*at)))
 
 
-def test_the_caption_says_beforehand_what_so_many_images_can_tell():
+def test_the_caption_says_what_so_many_images_can_tell():
     half = {}
     for other in behaviours.ORDERS:
         found = [interval(paired(reading, rule, other)) for reading in behaviours.READINGS for rule in RULES]
         half[other] = [high - mean for mean, _, high in found]
     text = behaviours.caption(tables(), "demo")
     said = ", ".join(f"±{min(half[k]):.2f} to {max(half[k]):.2f} ({behaviours.ORDERS[k].label})" for k in sorted(half))
-    assert f"5 images tell differences of areas to {said}; " in text
+    assert f"Paired by image they tell differences of areas to {said}; " in text
     for other, margin in behaviours.MARGINS.items():
         label = behaviours.ORDERS[other].label
         assert f"{margin:g} ({label}) takes up to {5 * (max(half[other]) / margin) ** 2:,.0f}" in text
@@ -157,7 +157,26 @@ def test_readings_that_are_not_there_are_not_drawn():
     numbers = behaviours.numbers(few)
     assert set(numbers[numbers.panel == "gain"].name) == {"random"}
     assert set(numbers[(numbers.panel == "auc") & numbers.rule.isin(RULES)].state) == {"attribution"}
-    assert "images tell" in behaviours.caption(few, "demo")
+    assert "they tell" in behaviours.caption(few, "demo")
+
+
+def test_maps_that_are_missing_are_counted_and_others_are_not_paired_with_them():
+    some = tables()
+    gone = (some["occlusion"]["rule"] == RULES[0]) & some["occlusion"]["order"].isin([*behaviours.READINGS])
+    lost = gone & (some["occlusion"]["image"] != "i0")
+    some["occlusion"].loc[lost, ["auc", "auc_normalised"]] = np.nan
+    label = style.rule_look(RULES[0]).label
+    assert f" (maps that are not there: 4 of {label})" in behaviours.caption(some, "demo")
+    some["occlusion"].loc[gone, ["auc", "auc_normalised"]] = np.nan
+    numbers = behaviours.numbers(some)
+    assert set(numbers.loc[numbers.panel == "gain", "rule"]) == {*RULES[1:]}
+
+
+def test_two_settings_of_a_rule_are_not_taken_for_one():
+    twice = tables()
+    twice["occlusion"] = pd.concat([twice["occlusion"], twice["occlusion"].assign(**{"experiment.fill": "blur"})])
+    with pytest.raises(ValueError, match="two rows of image"):
+        behaviours.numbers(twice)
 
 
 def test_every_number_is_drawn_and_texts_lie_apart(numbers):

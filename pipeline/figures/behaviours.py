@@ -37,12 +37,13 @@ class. (b) {top[model]} ({top[weights.base]}), {top.images}, layers drawn anew{t
 class that the unmodified network decides for. Likeness with that network's map (rank correlation and SSIM: of absolute
 values); dotted: cosine of its map with its P x. As far as a map keeps to P x while $W_1$ is kept, the test is blind to
 the layers above. cos(R, P x): both of the changed network. (c) {occlusion[model]} ({occlusion.weights}),
-{occlusion.images}, explained class: {occlusion[explained]}. Beforehand: paired by image, {occlusion.count} images tell
-differences of areas to {half}; {needed} images (dotted: these margins). Highest score first, pixels are replaced by the
-{fill} (deletion) or come back (insertion): probability of the class over that on x; the area under it; areas of other
-orders minus the rule's in deletion, positive where the rule is better. A pixel's score: sum over channels of R without
-bottom process, of |R|, or of R with its bottom process (R+b); P x is read alike. Units off: share of the active ones
-that are not without the first {units:.0%} of the pixels. 95 % intervals over images and weight seeds; (c): over images.
+{occlusion.images}{missing}, explained class: {occlusion[explained]}. Paired by image they tell differences of areas to
+{half}; a margin (dotted) is seen to be reached only by a difference that much above it, and to tell as little as a
+margin {needed} images. Highest score first, pixels are replaced by the {fill} (deletion) or come back (insertion):
+probability of the class over that on x; the area under it; areas of other orders minus the rule's in deletion, positive
+where the rule is better. A pixel's score: sum over channels of R without bottom process, of |R|, or of R with its
+bottom process (R+b; GBP has none); P x in its place: P x, |P x|, x P x. Units off: share of the active ones that are
+not without the first {units:.0%} of the pixels. 95 % intervals over images and weight seeds; (c): over images.
 """
 
 
@@ -98,7 +99,8 @@ def read(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
         part = table[table["order"].isin([reading, "random", "edges", px])].dropna(subset="auc")
         own = part["order"] == reading
         named = part.assign(by=part["rule"].where(own, part["order"].replace(px, "filter")))
-        for by, one in named.drop_duplicates(["image", "seed", "direction", "by"]).groupby("by"):
+        others = named[~own].drop_duplicates(["image", "seed", "direction", "by"])
+        for by, one in pd.concat([named[own], others]).groupby("by"):
             yield reading, str(by), one
 
 
@@ -119,7 +121,8 @@ def gains(table: pd.DataFrame) -> list[list]:
         for rule in (by for by in areas if by not in ORDERS):
             for order in (order for order in ORDERS if order in areas):
                 gain = (areas[order] - areas[rule]).dropna().reset_index()
-                rows.append(crossed_mean(["gain", reading, "deletion", rule, np.nan, order], gain, "auc_normalised"))
+                labels = ["gain", reading, "deletion", rule, np.nan, order]
+                rows += [crossed_mean(labels, gain, "auc_normalised")] if len(gain) else []
     return rows
 
 
@@ -128,12 +131,17 @@ def caption(tables: Mapping[str, pd.DataFrame], profile: str) -> str:
     found = pd.DataFrame(gains(table), columns=COLUMNS)
     half = ((found["high"] - found["low"]) / 2).groupby(found["name"]).agg(["min", "max"])
     images = {k: table["image"].nunique() * (half["max"][k] / v) ** 2 for k, v in MARGINS.items() if k in half.index}
+    own = table[(table["order"] == "attribution") & (table["direction"] == "deletion") & table["auc"].isna()]
+    missing = ", ".join(
+        f"{count} of {style.rule_look(rule).label}" for rule, count in own.groupby("rule").size().items()
+    )
     return captions.words(
         TEXT,
         tables,
         profile=profile,
         fewer="" if fewer == captions.seeds_text(tables["top"], "") else f"; bottom up and alone {fewer}",
-        fill={"mean": "mean colour", "blur": "blurred image"}[table["experiment.fill"].iloc[0]],
+        missing=f" (maps that are not there: {missing})" if missing else "",
+        fill={"mean": "zero of normalised space", "blur": "blurred image"}[table["experiment.fill"].iloc[0]],
         units=table["experiment.units_share"].iloc[0],
         half=", ".join(f"±{low:.2f} to {high:.2f} ({ORDERS[k].label})" for k, low, high in half.itertuples()),
         needed=", ".join(f"{MARGINS[k]:g} ({ORDERS[k].label}) takes up to {n:,.0f}" for k, n in images.items()),
