@@ -38,8 +38,8 @@ class that the unmodified network decides for. Likeness with that network's map 
 values); dotted: cosine of its map with its P x. As far as a map keeps to P x while $W_1$ is kept, the test is blind to
 the layers above. cos(R, P x): both of the changed network. (c) {occlusion[model]} ({occlusion.weights}),
 {occlusion.images}{missing}, explained class: {occlusion[explained]}. Paired by image they tell differences of areas to
-{half}; a margin (dotted) is seen to be reached only by a difference that much above it, and to tell as little as a
-margin {needed} images. Highest score first, pixels are replaced by the {fill} (deletion) or come back (insertion):
+{half}; a margin (dotted) is seen to be reached only by a difference that much above it, and to tell as little:
+{needed} images. Highest score first, pixels are replaced by the {fill} (deletion) or come back (insertion):
 probability of the class over that on x; the area under it; areas of other orders minus the rule's in deletion, positive
 where the rule is better. A pixel's score: sum over channels of R without bottom process, of |R|, or of R with its
 bottom process (R+b; GBP has none); P x in its place: P x, |P x|, x P x. Units off: share of the active ones that are
