@@ -53,7 +53,7 @@ EXPERIMENTS = {
     "train": experiment(train, version=2),
     "extremes": experiment(extremes, version=2),
     "failure": experiment(failure, version=1, picture="fig7"),
-    "filter": experiment(filter, version=1, takes=(Rule, Activation, External), picture="filter_maps", batch=0.5),
+    "filter": experiment(filter, version=2, takes=(Rule, Activation, External), picture="filter_maps", batch=0.5),
     "geometry": experiment(geometry, version=1),
     "theorem1": experiment(theorem1, version=3),
     "theorem2": experiment(theorem2, version=3),
