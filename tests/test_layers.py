@@ -3,13 +3,16 @@
 import re
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from torch import nn
 
 from pipeline.files import CONF
 from pipeline.run.cell import Cell
 from pipeline.run.parsing import parse
 from pipeline.run.sweeps import Sweeps, figure_cells, layered, user_of
+from tests import tiny
 
 CHOICES = {"data": "imagenet_samples", "weights": "gaussian", "rule": "gbp", "model": "vgg16"}
 
@@ -79,6 +82,23 @@ def test_depths_in_words_are_shares_of_the_models_layers(sweeps):
         names = ("top", "removed", "top_half", "all_but_first")
         assert tuple(cell.weights.value.depth for name in names for cell in found[name][:1]) == depths
     assert {cell.weights.value.depth for cell in found["single"]} == {*range(1, 17)}
+
+
+SHARED = tiny.normalised().eval()
+
+
+def shared() -> nn.Module:
+    """The same module at each call."""
+    return SHARED
+
+
+def test_counting_the_layers_of_ones_own_module_leaves_it_as_it_is(sweeps):
+    before = [type(module) for module in SHARED.modules()]
+    state = {name: value.clone() for name, value in SHARED.state_dict().items()}
+    found = sweeps("claims", "model=own", "model.call=tests.test_layers:shared")
+    assert {cell.weights.value.depth for cell in found["top"]} == {1}
+    assert [type(module) for module in SHARED.modules()] == before
+    assert all(torch.equal(state[name], value) for name, value in SHARED.state_dict().items())
 
 
 def test_what_a_sweep_keeps_is_kept(sweeps):

@@ -164,7 +164,8 @@ def network_of(
 
 def layers_of(model: Model) -> int:
     """L, of the model without weights."""
-    return traced(model, model.build() if isinstance(model, Own) else on_meta(model), keep=False).depth
+    own = isinstance(model, Own)  # whose module is its author's, and stays as it is
+    return traced(model, model.build() if own else on_meta(model), keep=own).depth
 
 
 def state_of(base: str) -> Pretrained | Checkpoint:
