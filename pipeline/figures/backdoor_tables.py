@@ -91,7 +91,7 @@ def lit(panel: str, pairs: pd.DataFrame) -> list[list]:
 
 
 def variant_rows(table: pd.DataFrame) -> list[list]:
-    """(d): of each kind of BadNet the density of S or, of few images, S itself; peaks; shares."""
+    """(e): of each kind of BadNet the density of S or, of few images, S itself; peaks; shares."""
     rows: list[list] = []
     names = pd.Series([variant(network) for network in whose(table)], index=table.index, dtype=object)
     for name in style.ordered(names, (*VARIANTS, TUNED)):
@@ -117,7 +117,7 @@ def variant(network: str) -> str:
 
 
 def fates(table: pd.DataFrame) -> list[list]:
-    """(e): median S of triggered images whose attack succeeded or failed, networks together."""
+    """(d): median S of triggered images whose attack succeeded or failed, networks together."""
     rows: list[list] = []
     fate = np.where(table["decision"] == table["goal"], "succeeded", "failed")
     for (attack, name), part in table.groupby(["attack", fate], sort=False):
