@@ -11,12 +11,17 @@ import pytest
 import torch
 
 from pipeline.api import attribute, rule
+from pipeline.attacks.files import read_attack
+from pipeline.attacks.interface import NoAttack
+from pipeline.experiments.train import load_split
 from pipeline.images.batches import OnError, load_batches
 from pipeline.images.sets import Cifar10, Folder, PackagedSamples
 from pipeline.measures.maps import alignment, naive_alignment
 from pipeline.networks.catalogue import ResNet18Cifar, Torchvision, Vgg16Cifar
+from pipeline.networks.training import measured
 from pipeline.weights.laws import BatchNormReset, Gaussian, Part, Scale, Uniform
 from pipeline.weights.states import Checkpoint, network_of
+from scripts.cards import changed
 
 PLAIN: dict = {"base": None, "depth": None, "part": Part.top, "batchnorm": BatchNormReset.identity}
 ALL = {"only": None, "limit": None, "step": 1, "seed": None, "on_error": OnError.stop}
@@ -81,6 +86,40 @@ def test_a_shipped_network_is_as_accurate_as_its_card_says(name, cifar10_jpeg):
     assert abs(right / len(images) - stated) < 4 * np.sqrt(stated * (1 - stated) / len(images))
 
 
+W16 = sorted(file.stem for file in CHECKPOINTS.glob("*_w16_2??_cifar10.safetensors"))
+MEASURES = {
+    "test accuracy": "accuracy",
+    "success,": "success",
+    "success on all": "success_all",
+    "accuracy on what": "accuracy_cross",
+}
+
+
+@pytest.mark.parametrize("name", W16)
+def test_a_network_of_the_recipe_does_what_its_card_says(name, cifar10_jpeg):
+    """Clean and attacked ones, on a tenth of the JPEG test set, within sampling error."""
+    recipe, seed = re.match(r"(\w+)_w16_(\d+)_", name).groups()
+    table = re.findall(r"^\| (.*) \|$", (CHECKPOINTS / f"{recipe}_w16_cifar10.md").read_text(), re.M)
+    row = next(line.split(" | ") for line in table if line.startswith(f"{seed} | "))
+    state = CHECKPOINTS / f"{name}.attack.safetensors"
+    attack = NoAttack() if recipe == "clean" else read_attack(state).attack
+    model = ResNet18Cifar(10, 16, False)
+    data = load_split(
+        Cifar10(**{**ALL, "step": 10}, root=str(cifar10_jpeg), download=False), "test", model, torch.device("cpu")
+    )
+    network = network_of(Checkpoint(name, []), model, 0, torch.float32, lambda: None)
+    found = measured(network.module, data, False, attack)
+    compared = 0
+    for title, cell in zip(table[0].split(" | "), row, strict=True):
+        for start, measure in MEASURES.items():
+            if title.startswith(start):
+                share = float(cell) / 100
+                error = np.sqrt(share * (1 - share) / len(data.labels))
+                assert abs(found[measure] - share) < 4 * error + 1e-3, measure
+                compared += 1
+    assert compared == (1 if recipe == "clean" else 3 + ("what only looks triggered" in table[0]))
+
+
 @pytest.fixture(scope="module")
 def cifar10_jpeg(tmp_path_factory) -> Path:
     archive = Path(os.environ.get("PIPELINE_TEST_DATA", "")) / "cifar10_jpeg.tar.xz"
@@ -90,6 +129,16 @@ def cifar10_jpeg(tmp_path_factory) -> Path:
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
     return folder
+
+
+def test_the_readme_says_how_much_triggers_change(cifar10_jpeg):
+    data = Cifar10(**ALL, root=str(cifar10_jpeg), download=False)
+    test = load_split(data, "test", ResNet18Cifar(10, 16, False), torch.device("cpu"))
+    said = (Path(__file__).parents[1] / "README.md").read_text()
+    for name, title in {"badnet": "BadNet", "dynamic": "Dynamic", "wanet": "WaNet"}.items():
+        attack = read_attack(CHECKPOINTS / f"{name}_w16_200_cifar10.attack.safetensors", name).attack
+        found = re.search(rf"([.\d]+), ([.\d]+), ([.\d]+) for\s+{title}", said).groups()
+        assert [*found] == [number.lstrip("0") for number in changed(attack, test)]
 
 
 def test_a_random_network_returns_the_image_and_more_layers_return_more(run):
