@@ -83,6 +83,11 @@ def tables() -> dict[str, pd.DataFrame]:
     return {sweep: pd.concat(several) for sweep, several in found.items()}
 
 
+def examples() -> dict:
+    pictures = {k: torch.rand(3, 3, 32, 32) for k in ("clean", "triggered", "attribution")}
+    return {"examples": [({"attack.name": attack}, {"pictures": pictures}) for attack in PLACES]}
+
+
 def at(numbers: pd.DataFrame, what: str, **where) -> pd.Series:
     (row,) = [row for _, row in style.where(numbers, what=what, **where).iterrows()]
     return row
@@ -149,9 +154,7 @@ def test_page(tables, numbers):
     text = fig9.caption(tables, "laptop")
     assert "Fewer than three networks, so only of these models: BadNet, Dynamic" in text
     assert "8 (constant map)" in text and "decides nothing" not in text
-    pictures = {k: torch.rand(3, 3, 32, 32) for k in ("clean", "triggered", "attribution")}
-    maps = {"examples": [({"attack.name": attack}, {"pictures": pictures}) for attack in PLACES]}
-    figure = fig9.draw(numbers, text, maps)
+    figure = fig9.draw(numbers, text, examples())
     check_texts(figure)
     words = [t.get_text() for t in figure.findobj(Text)]
     assert {"0.800", "0.900", "0.850"} < set(words)
@@ -160,9 +163,28 @@ def test_page(tables, numbers):
     assert {"network 1 misses the gate", "network 2 misses the gate"} <= set(said) and said.count("") >= 2
     style.close(figure)
     one = {name: part[part["attack.name"] == "badnet"] for name, part in tables.items()}
-    alone = fig9.draw(fig9.numbers(one), fig9.caption(one, "laptop"), maps)
+    alone = fig9.draw(fig9.numbers(one), fig9.caption(one, "laptop"), examples())
     check_texts(alone)
     style.close(alone)
+
+
+def test_the_longest_numbers_of_three_networks_fit():
+    style.use_style()
+    three = {
+        name: pd.concat(
+            [table(a, seed, at, clean=name == "clean") for a, at in PLACES.items() for seed in (200, 201, 202)]
+        )
+        for name in ("attacked", "clean")
+    }
+    cross = [look_alikes(part, 0.9) for _, part in three["attacked"].groupby("weights.path", sort=False)]
+    three |= {"cross": pd.concat(cross), "examples": three["attacked"]}
+    numbers = fig9.numbers(three)
+    assert numbers.loc[numbers["what"] == "dip p", "network"].max() == 3
+    for what, longest in {"dip p": 0.0001, "highest peak": -0.222, "S where kept": -0.222, "kept": 0.777}.items():
+        numbers.loc[numbers["what"] == what, "y"] = longest
+    figure = fig9.draw(numbers, fig9.caption(three, "laptop"), examples())
+    check_texts(figure)
+    style.close(figure)
 
 
 def test_cells_without_a_known_attack_are_refused():

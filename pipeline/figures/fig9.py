@@ -35,7 +35,7 @@ Profile {profile}{warning}: {network}; rule {attacked[rule]}, explained class: {
 Rows of pictures: clean and triggered image, their difference (amplified), attribution of the triggered one without
 bottom process. Densities of S (20), each of area 1, Silverman's width, one line per network, the first one strong,
 triangles at the highest peaks of triggered images; dotted: without images of the trigger's class. Numbers, network by
-network, of all triggered images (last line: without the trigger's class): share of triggered images whose R~ keeps the
+network, of all triggered images (in brackets: without the trigger's class): share of triggered images whose R~ keeps the
 decision, median P of that decision on R~, median S among those that keep it; V (1 - valley / lower peak), p of the dip
 test, place of the highest peak with a 95 % bootstrap over images. First row: starred weights of the new decision, as
 (20) has it, negative nearly wherever the decision changes; second: of the decision k; third: a clean network of the
@@ -104,8 +104,8 @@ def draw(numbers: pd.DataFrame, text: str, maps: Mapping[str, Sequence[tuple[Any
         figure.text(left, 0.982, f"({'abcd'[i]}) {ATTACKS[attack]}", fontsize=8, va="center")
         missed = misses(style.where(numbers, panel="measures", attack=attack))
         figure.text(left, 0.85, missed, fontsize=5.6, va="center", color="#BB5566")
-    sides = {"left": 0.06, "right": 0.985 - 0.06 * width, "top": 0.80, "bottom": 0.34}
-    grid = figure.add_gridspec(3, len(attacks), **sides, hspace=0.75, wspace=0.08)
+    sides = {"left": 0.06, "right": 0.985 - 0.06 * width, "top": 0.795, "bottom": 0.34}
+    grid = figure.add_gridspec(3, len(attacks), **sides, hspace=0.8, wspace=0.08)
     curves = numbers[numbers["what"] == "density"]
     dense = curves[curves["y"] > 0.02 * curves.groupby(["panel", "attack", "network", "sample"])["y"].transform("max")]
     low = max(-3.0, min(float(dense["x"].min()) if len(dense) else -1.0, -0.5))
@@ -163,10 +163,11 @@ def draw_panel(ax: Axes, part: pd.DataFrame) -> None:
     first = f" {scores.interval_text(peaks.iloc[0])}" if len(peaks) == 1 else f" {said('highest peak')}"
     dips = "/".join("<.001" if p < 0.001 else scores.short(p) for p in triggered.loc[triggered["what"] == "dip p", "y"])
     lines = (
-        f"kept {said('kept')}   P {said('probability')}",
-        f"S|kept {said('S where kept')}   V {said('V')}",
-        f"dip p {dips or '-'}   peak{first}",
-        f"other classes: kept {said('kept', others)}   peak {said('highest peak', others)}",
+        f"kept {said('kept')} ({said('kept', others)})",
+        f"P {said('probability')}   V {said('V')}",
+        f"S|kept {said('S where kept')}",
+        f"dip p {dips or '-'}",
+        f"peak{first} ({said('highest peak', others)})",
     )
     scores.note(ax, 0, 1.03, "\n".join(lines), transform=ax.transAxes, va="bottom", fontsize=5.3, linespacing=1.15)
     style.level(ax, axis="x")
