@@ -103,15 +103,16 @@ def alternate(calls: dict[str, Callable[[], object]], repeats: int, device: str)
     return {name: [times[name] for times in rounds[1:]] for name in calls}
 
 
-def multiply_adds(network: Network, x: Tensor) -> float:
-    """Multiply-adds of one sweep of one rule, with its forward pass: the L - l + 1 branches and the chain through layer
-    l."""
-    record, total = network.forward(x), 0
+def multiply_adds(network: Network, x: Tensor) -> tuple[int, int]:
+    """Of one sweep of one rule, with its forward pass: the L - l + 1 branches and the chain through layer l; and of
+    its L + 1 maps one at a time, over one forward pass."""
+    record, shared, apart = network.forward(x), 0, 0
     for op in network.layers:
         # at the ends the chain is one of the branches
         used = network.depth - op.unit + 2 - (op.unit in (1, network.depth))
-        total += (used + 1) * record.values[op.output].numel() * op.weight[0].numel()
-    return total
+        each = record.values[op.output].numel() * op.weight[0].numel()
+        shared, apart = shared + (used + 1) * each, apart + (network.depth + 2) * each
+    return shared, apart
 
 
 def convolution_rate(device: str) -> float:
@@ -200,17 +201,21 @@ def main() -> None:
         formats = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
         sides = {f"backward passes ({name})": partial(hooked(vgg16(device), kind), x) for name, kind in formats.items()}
     mine = sweep(network, x, rule)
-    apart = max(float((mine[n] - theirs).abs().max()) for run in sides.values() for n, theirs in run().items())
+    differ = max(float((mine[n] - theirs).abs().max()) for run in sides.values() for n, theirs in run().items())
     first = {side: seconds(run, device) for side, run in sides.items()}
     side = min(first, key=first.__getitem__)
     print(
-        f"alignments of the two sides differ by at most {apart:.1e}; "
+        f"alignments of the two sides differ by at most {differ:.1e}; "
         + ", ".join(f"{name} {t:.2f} s" for name, t in first.items())
     )
 
     times = alternate({"sweep": lambda: sweep(network, x, rule), side: sides[side]}, args.repeats, device)
     middle = {name: statistics.median(t) for name, t in times.items()}
-    rate, best = multiply_adds(network, x) / middle["sweep"], convolution_rate(device)
+    shared, apart = multiply_adds(network, x)
+    rate, best = shared / middle["sweep"], convolution_rate(device)
+    print(
+        f"multiply-adds per image: sweep {1e-9 * shared / len(x):.0f} G, one N at a time {1e-9 * apart / len(x):.0f} G"
+    )
     print(f"sweep {middle['sweep']:.2f} s, {side} {middle[side]:.2f} s (medians of {args.repeats})")
     print(
         f"sweep: {2e-9 * rate:.0f} GFLOP/s, {rate / best:.0%} of a large convolution's {2e-9 * best:.0f}; "

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pipeline.claims.readings import READINGS
 from pipeline.figures.claims import OPEN, estimate_text, target_text, worst
+from scripts.blocks import README, written
 
-ROOT = Path(__file__).resolve().parents[1]
-KEPT = ROOT / ".github" / "ledger.csv"
-START, END = "<!-- findings: scripts/findings.py -->", "<!-- end -->"
+KEPT = README.parent / ".github" / "ledger.csv"
+MARKS = "<!-- findings: scripts/findings.py -->", "<!-- end -->"
 SHOWN = ("random>trained", "uniform-he", "rules-insensitive", "filter-carries", "kis-beyond")  # one of each subject
 
 FLIPS = {reading.flips for reading in READINGS}  # said of a verdict that another reading turns into its opposite
@@ -41,17 +42,10 @@ def findings(ledger: pd.DataFrame) -> str:
     return "\n".join([*lines, "", f"Of all {counts.sum()} claims, in the demo profile: {counted}.{rest}"])
 
 
-def written(readme: str, block: str) -> str:
-    """README with the block between its marks. Raises ValueError where these are not."""
-    before, rest = readme.split(START)
-    return f"{before}{START}\n{block}\n{END}{rest.split(END, 1)[1]}"
-
-
 def main() -> None:
     if len(sys.argv) > 1:
         shutil.copyfile(sys.argv[1], KEPT)
-    file = ROOT / "README.md"
-    file.write_text(written(file.read_text(), findings(pd.read_csv(KEPT))))
+    README.write_text(written(README.read_text(), MARKS, findings(pd.read_csv(KEPT))))
 
 
 if __name__ == "__main__":

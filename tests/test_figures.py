@@ -155,3 +155,11 @@ def test_a_figure_from_nothing_and_again_from_the_store(run, tmp_path):
         yaml.safe_load(path.read_text()) for path in (tmp_path / "outputs").glob("results/cascade/*/config.yaml")
     ]
     assert {config["rule"].get("quantile", 0.5) for config in configs} == {0.5}
+
+
+def test_a_caption_breaks_no_formula_apart():
+    figure, formula = style.page(2.0), "$W_1 W_1^T x$"
+    for shift in range(20):  # wherever the line ends
+        style.caption(figure, "a " * (78 + shift) + formula)
+        assert formula in figure.texts[-1].get_text() and "\n" in figure.texts[-1].get_text()
+    style.close(figure)

@@ -18,6 +18,7 @@ from pipeline.claims import ledger
 from pipeline.measures.weights import isotropy
 from pipeline.run.parsing import parse
 from pipeline.weights.states import WEIGHTS
+from scripts.blocks import written
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -110,11 +111,23 @@ def test_the_findings_are_those_of_the_ledger():
     """README's block from the csv beside it, whose claims are those of ledger.yaml, word for word."""
     findings = runpy.run_path(str(ROOT / "scripts" / "findings.py"))
     kept = pd.read_csv(findings["KEPT"])
-    assert findings["written"](TEXT, findings["findings"](kept)) == TEXT, "run scripts/findings.py"
+    assert written(TEXT, findings["MARKS"], findings["findings"](kept)) == TEXT, "run scripts/findings.py"
     one = kept.drop_duplicates("claim").set_index("claim")
     assert {*one.index} == {*ledger()}
     for name, claim in ledger().items():
         assert one.loc[name, "words"] == claim.claim and one.loc[name, "number"] == claim.number
+
+
+def test_the_costs_are_those_measured():
+    costs = runpy.run_path(str(ROOT / "scripts" / "costs.py"))
+    kept = pd.read_csv(costs["KEPT"])
+    assert written(TEXT, costs["MARKS"], costs["costs"](kept, costs["BENCHMARK"].read_text())) == TEXT, (
+        "run scripts/costs.py"
+    )
+    inside = TEXT.split(costs["MARKS"][0])[1].split(costs["MARKS"][1])[0]
+    outside = TEXT.replace(inside, "")
+    assert not re.findall(r"\d+ (?:min|s|h)\b", outside), "a time that was typed"
+    assert "make fig2" in inside and (kept["again"] <= kept["nothing"]).all()
 
 
 def test_the_commands_are_make_targets():
@@ -125,5 +138,5 @@ def test_the_commands_are_make_targets():
 
 
 def test_files_that_the_readme_names_are_there():
-    for path in re.findall(r"\]\((?!http)([^)]+)\)", TEXT):
+    for path in re.findall(r"\]\((?!http|#)([^)]+)\)", TEXT):
         assert (ROOT / path).is_file(), path

@@ -35,7 +35,7 @@ Profile {profile}{warning}: {network}; rule {attacked[rule]}, explained class: {
 Rows of pictures: clean and triggered image, their difference (amplified), attribution of the triggered one without
 bottom process. Densities of S (20), each of area 1, Silverman's width, one line per network, the first one strong,
 triangles at the highest peaks of triggered images; dotted: without images of the trigger's class. Numbers, network by
-network, of all triggered images (in brackets: without the trigger's class): share of triggered images whose R~ keeps the
+network, of all triggered images (in brackets: without the trigger's class): share of those whose R~ keeps the
 decision, median P of that decision on R~, median S among those that keep it; V (1 - valley / lower peak), p of the dip
 test, place of the highest peak with a 95 % bootstrap over images. First row: starred weights of the new decision, as
 (20) has it, negative nearly wherever the decision changes; second: of the decision k; third: a clean network of the

@@ -1,5 +1,6 @@
 """One look for all figures: an IEEE page's widths, a Look per rule, law and state; curves, legends and pages."""
 
+import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -253,10 +254,11 @@ def level(ax: Axes, value: float = 0, axis: str = "y", line: str = "-") -> None:
 
 
 def caption(figure: Figure, text: str, y: float = 0.008) -> None:
-    """A small text below everything, in lines as long as the page is wide."""
+    """A small text below everything, in lines as long as the page is wide; a formula stays on one."""
+    whole = re.sub(r"\$[^$]*\$", lambda formula: formula[0].replace(" ", "\xa0"), text)
     drawn = figure.text(0.01, y, "", fontsize=5.8, color="#333333", va="bottom", ha="left")
     for width in range(168, 120, -2):
-        drawn.set_text(textwrap.fill(text, width))
+        drawn.set_text(textwrap.fill(whole, width).replace("\xa0", " "))
         if drawn.get_window_extent().x1 < 0.995 * figure.bbox.width:
             return
 
