@@ -37,8 +37,8 @@ def by_hand(x: Tensor, source: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """InputAware's mask after 60 steps on 64 smooth images."""
-    attack, images = built("inputaware", preparation=60, pairs=4), (255 * smooth(64)).to(torch.uint8)
+    """InputAware's mask after 300 small steps on 64 smooth images; after few large ones it hangs on the processor."""
+    attack, images = built("inputaware", preparation=300, pairs=8, lr=0.001), (255 * smooth(64)).to(torch.uint8)
     data = LabelledImages(images, torch.zeros(64, dtype=torch.long), (0.5,) * 3, (0.25,) * 3)
     folder = tmp_path_factory.mktemp("prepared")
     with pytest.raises(Interrupted):
